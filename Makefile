@@ -1,0 +1,30 @@
+# make demo   see the janitor work (about 75 s)        make test    the one gate: ruff, mypy, pytest
+# make bench  the benchmark, quick (≤ 3 min)           make faults  the whole fault suite (≤ 60 min)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+WORKERS ?= 2
+
+.PHONY: venv demo test lint bench bench-full faults clean
+
+$(VENV)/.ready: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+venv: $(VENV)/.ready
+
+demo: venv
+	@$(BIN)/python -m demo $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info build

@@ -1,0 +1,139 @@
+"""The quarantine: entries that cannot be stored through their own fault go to a stream of their own, byte for byte.
+
+A dead letter begins with ``PROVENANCE`` pairs, read by position since the entry's own fields, which follow them, may have
+the same names. It is acknowledged in the source group only after it is there: a crash between the two leaves it in both, so
+delivery is at least once. Nothing is ever trimmed from the dead-letter stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from monitor.decide import FAULTS_EXPLAINED
+from monitor.gather import WAIT_TIMEOUT_MS
+from monitor.pending import PendingEntry
+from monitor.report import Outcome, Tally
+from monitor.settle import Refused
+from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
+from shared.retry import code_of
+from shared.settings import StreamSettings
+
+PROVENANCE: Final = ("stream", "group", "entry_id", "reason", "deliveries", "last_consumer", "dead_at_ms")
+"""The names of the leading pairs, in their order. ``dead_at_ms`` is by the server's clock."""
+
+GROUP_SIZE: Final = 8
+"""Entries in hand at a time; each may be large."""
+ATTEMPTS_KEPT_SEC: Final = 7 * 24 * 3600
+"""How long a count of attempts outlives the last one."""
+
+
+def explained(fault: str) -> str:
+    """A fault in words: ``no id field``; an unknown error by its code."""
+    return FAULTS_EXPLAINED.get(fault, f"unknown error {fault.partition(':')[2]}".strip())
+
+
+class DeadLetters:
+    """The dead-letter stream of one source stream."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self._link = link
+        self._settings = settings
+        self._target = settings.dead_letter_stream
+        self._attempts_key = f"{self._target}:attempts"
+
+    async def take(self, refused: Sequence[Refused], tally: Tally) -> None:
+        """Move to quarantine what belongs there, and count every one of ``refused`` as dead-lettered or failed.
+
+        Raises:
+            redis.exceptions.RedisError: those not counted yet are pending, and perhaps in the dead-letter stream as well.
+        """
+        due = []
+        for item in refused:
+            if self._target is not None and await self._is_due(item):
+                due.append(item)
+            else:
+                tally.name(Outcome.FAILED, explained(item.fault), item.entry.entry_id)
+        for first in range(0, len(due), GROUP_SIZE):
+            await self._move(due[first : first + GROUP_SIZE], tally)
+
+    async def _is_due(self, item: Refused) -> bool:
+        """At once for a fault that is certain; for an unknown error after MAX_ATTEMPTS of ours that ended in one."""
+        if item.fault in FAULTS_EXPLAINED:
+            return True
+        return await self._attempts(item.entry.entry_id) >= self._settings.max_attempts
+
+    async def _attempts(self, entry_id: bytes) -> int:
+        """How many attempts ended in an unknown error of this entry, this one included."""
+        replies = await self._link.pipelined(
+            [("HINCRBY", self._attempts_key, entry_id, 1), ("EXPIRE", self._attempts_key, ATTEMPTS_KEPT_SEC)]
+        )
+        raise_first(replies)
+        return int(replies[0])
+
+    async def _move(self, items: Sequence[Refused], tally: Tally) -> None:
+        stream = self._settings.stream
+        commands: list[Command] = [("TIME",)]
+        commands += [("XRANGE", stream, item.entry.entry_id, item.entry.entry_id) for item in items]
+        (seconds, microseconds), *entries = await self._read(commands)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        present = [(item, entry[0][1]) for item, entry in zip(items, entries, strict=True) if entry]
+        for item, entry in zip(items, entries, strict=True):
+            if not entry:
+                tally.name(
+                    Outcome.FAILED,
+                    "gone from the stream before it could be dead-lettered",
+                    item.entry.entry_id,
+                )
+        if present:
+            arrived = await self._add([(item, fields, now_ms) for item, fields in present], tally)
+            await self._acknowledge(arrived, tally)
+
+    async def _read(self, commands: Sequence[Command]) -> list[Reply]:
+        replies = await self._link.pipelined(commands)
+        raise_first(replies)
+        return replies
+
+    async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]], tally: Tally) -> list[Refused]:
+        """Those that are in the dead-letter stream now, confirmed by ACK_REPLICAS replicas if that is set."""
+        commands: list[Command] = [self._command(*letter) for letter in letters]
+        if self._settings.ack_replicas:
+            commands.append(("WAIT", self._settings.ack_replicas, WAIT_TIMEOUT_MS))
+        replies = await self._link.pipelined(commands)
+        confirmed = not self._settings.ack_replicas or replies.pop() >= self._settings.ack_replicas
+        arrived = []
+        for (item, _, _), reply in zip(letters, replies, strict=True):
+            if isinstance(reply, Exception):
+                reason = f"{explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
+                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+            elif not confirmed:
+                reason = f"{explained(item.fault)}, and too few replicas confirmed the dead letter"
+                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+            else:
+                arrived.append(item)
+        return arrived
+
+    def _command(self, item: Refused, fields: list[bytes], now_ms: int) -> Command:
+        entry: PendingEntry = item.entry
+        values: tuple[Argument, ...] = (
+            self._settings.stream,
+            self._settings.group,
+            entry.entry_id,
+            explained(item.fault),
+            entry.deliveries,
+            entry.consumer,
+            now_ms,
+        )
+        provenance: list[Argument] = [part for pair in zip(PROVENANCE, values, strict=True) for part in pair]
+        return ("XADD", str(self._target), "*", *provenance, *fields)
+
+    async def _acknowledge(self, arrived: Sequence[Refused], tally: Tally) -> None:
+        if not arrived:
+            return
+        ids = [item.entry.entry_id for item in arrived]
+        await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
+        for item in arrived:
+            tally.name(Outcome.DEAD_LETTERED, explained(item.fault), item.entry.entry_id)
+        unknown = [item.entry.entry_id for item in arrived if item.fault not in FAULTS_EXPLAINED]
+        if unknown:
+            await self._link.call("HDEL", self._attempts_key, *unknown)

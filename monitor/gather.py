@@ -1,0 +1,177 @@
+"""Settling by carrying the entries to us and back: for servers where a script may not reach the hashes.
+
+Round trips of one batch, each a pipeline: XRANGE (read; XPENDING asks about ids that it does not find), XCLAIM (ours from
+here on), HSET (each reply is looked at), XACK (only what was stored). Several batches are under way at once. HSET and XACK
+never share a pipeline: the XACK would run although its HSET failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from redis.exceptions import NoScriptError
+
+from monitor.decide import hash_id
+from monitor.pending import PendingEntry
+from monitor.report import Outcome
+from monitor.scripts import store_script
+from monitor.settle import Batch, Refused
+from shared.redis_client import Command, RedisLink, Reply, raise_first
+from shared.retry import code_of, is_entrys_own
+from shared.settings import StreamSettings
+
+WAIT_TIMEOUT_MS: Final = 1000
+
+
+class GatherSettle:
+    """Claims with XCLAIM, stores with HSET, acknowledges with XACK; ``concurrency`` batches overlap."""
+
+    name = "gather"
+    SMALLEST, LARGEST = 4, 128
+    BATCH_BYTES: Final = 2_000_000
+    """What the entries of one batch may weigh; a batch of heavier ones makes the next one smaller."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings, concurrency: int) -> None:
+        self.batch_size = self.SMALLEST
+        self.concurrency = concurrency
+        self._link = link
+        self._settings = settings
+        self._id_fields = [name.encode() for name in settings.id_fields]
+        self._prefix = settings.hash_prefix.encode()
+        self._store_script = store_script()
+
+    async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
+        batch = Batch(len(entries))
+        ids = [entry.entry_id for entry in entries]
+        fields = await self._read(ids)
+        self._adapt(fields.values(), len(ids))
+        missing = [entry_id for entry_id in ids if entry_id not in fields]
+        if missing:
+            await self._account_for(missing, batch)
+        if fields:
+            await self._claim_and_store(entries, fields, batch)
+        return batch
+
+    async def _read(self, ids: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        """Each entry's names and values in turn, byte for byte; without those that are gone from the stream."""
+        stream = self._settings.stream
+        found: dict[bytes, list[bytes]] = dict(
+            await self._link.call("XRANGE", stream, ids[0], ids[-1], "COUNT", len(ids))
+        )
+        fields = {entry_id: found[entry_id] for entry_id in ids if entry_id in found}
+        apart = [entry_id for entry_id in ids if entry_id not in fields]
+        replies = (
+            await self._link.pipelined(("XRANGE", stream, entry_id, entry_id) for entry_id in apart) if apart else []
+        )
+        raise_first(replies)
+        fields.update((reply[0][0], reply[0][1]) for reply in replies if reply)
+        return fields
+
+    def _adapt(self, read: Iterable[Sequence[bytes]], count: int) -> None:
+        weight = sum(sum(map(len, fields)) for fields in read)
+        if weight > self.BATCH_BYTES:
+            self.batch_size = max(self.SMALLEST, int(count * self.BATCH_BYTES / weight))
+        elif weight < self.BATCH_BYTES / 4 and count >= self.batch_size:
+            self.batch_size = min(self.LARGEST, self.batch_size * 2)
+
+    async def _account_for(self, missing: Sequence[bytes], batch: Batch) -> None:
+        """Entries that the stream does not have: deleted while pending, unless a consumer acknowledged and then deleted them.
+
+        Asked before any XCLAIM, which on Redis 7.0 and later drops them from the list. The XACK takes them off it.
+        """
+        stream, group = self._settings.stream, self._settings.group
+        rows = await self._link.pipelined(("XPENDING", stream, group, entry_id, entry_id, 1) for entry_id in missing)
+        raise_first(rows)
+        listed = [entry_id for entry_id, row in zip(missing, rows, strict=True) if row]
+        acknowledged = (
+            await self._link.pipelined(("XACK", stream, group, entry_id) for entry_id in listed) if listed else []
+        )
+        raise_first(acknowledged)
+        batch.deleted = [entry_id for entry_id, count in zip(listed, acknowledged, strict=True) if count]
+        batch.lost += len(missing) - len(batch.deleted)
+
+    async def _claim_and_store(
+        self, entries: Sequence[PendingEntry], fields: dict[bytes, list[bytes]], batch: Batch
+    ) -> None:
+        settings = self._settings
+        # JUSTID: the fields are here already, and the delivery count stays as it is.
+        claimed = set(
+            await self._link.call(
+                "XCLAIM",
+                settings.stream,
+                settings.group,
+                settings.consumer,
+                settings.min_idle_ms,
+                *fields,
+                "JUSTID",
+            )
+        )
+        batch.lost += len(fields) - len(claimed)
+        to_store: list[tuple[PendingEntry, bytes]] = []
+        for entry in entries:
+            if entry.entry_id in claimed:
+                key_id, fault = hash_id(fields[entry.entry_id], self._id_fields)
+                if key_id is None:
+                    batch.refused.append(Refused(entry, str(fault)))
+                else:
+                    to_store.append((entry, self._prefix + key_id))
+        if to_store:
+            await self._acknowledge(await self._store(to_store, fields, batch), batch)
+
+    async def _store(
+        self, to_store: Sequence[tuple[PendingEntry, bytes]], fields: dict[bytes, list[bytes]], batch: Batch
+    ) -> list[tuple[bytes, Outcome]]:
+        """Write the hashes; which entries are to be acknowledged, and as what."""
+        commands = [self._store_command(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
+        replies = await self._write(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._store_script.load(self._link)
+            replies = await self._write(commands)
+        confirmed = not self._settings.ack_replicas or _is_confirmed(replies.pop(), self._settings.ack_replicas)
+        settled = []
+        for (entry, _), reply in zip(to_store, replies, strict=True):
+            if not isinstance(reply, Exception):
+                settled.append((entry.entry_id, Outcome.PROCESSED if isinstance(reply, int) else _STORED[reply]))
+            elif is_entrys_own(code := code_of(reply)):
+                batch.refused.append(Refused(entry, "wrong_type" if code == "WRONGTYPE" else f"error:{code}"))
+            else:
+                batch.server_refusal = code
+                batch.refused_by_server.append(entry.entry_id)
+        if not confirmed:
+            batch.unconfirmed = [entry_id for entry_id, _ in settled]
+            return []
+        return settled
+
+    def _store_command(self, key: bytes, entry_id: bytes, fields: list[bytes]) -> Command:
+        if self._settings.on_conflict == "overwrite":
+            return ("HSET", key, *fields)
+        return self._store_script.command((key,), (self._settings.on_conflict, entry_id, *fields))
+
+    async def _write(self, commands: Sequence[Command]) -> list[Reply]:
+        """WAIT counts what was written on its own connection, so it goes at the end of the same pipeline."""
+        if self._settings.ack_replicas:
+            commands = [*commands, ("WAIT", self._settings.ack_replicas, WAIT_TIMEOUT_MS)]
+        return await self._link.pipelined(commands)
+
+    async def _acknowledge(self, settled: Sequence[tuple[bytes, Outcome]], batch: Batch) -> None:
+        if not settled:
+            return
+        ids = [entry_id for entry_id, _ in settled]
+        acknowledged: int = await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
+        for _, outcome in settled:
+            batch.counts[outcome] += 1
+        batch.stored = [entry_id for entry_id, outcome in settled if outcome is Outcome.PROCESSED]
+        # Fewer than sent: a slow consumer finished after all and acknowledged its own entry. Which one is not told.
+        for _, outcome in settled[: len(ids) - acknowledged]:
+            batch.counts[outcome] -= 1
+            batch.lost += 1
+
+
+_STORED: Final = {b"stored": Outcome.PROCESSED, b"kept": Outcome.KEPT, b"superseded": Outcome.SUPERSEDED}
+
+
+def _is_confirmed(reply: Reply, replicas: int) -> bool:
+    if isinstance(reply, Exception):
+        raise reply
+    return bool(reply >= replicas)

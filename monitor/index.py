@@ -1,0 +1,238 @@
+"""The search index: there, covering the hashes, of the wanted schema, and holding what was stored.
+
+Sources: FT.INFO, FT.CREATE, FT.SEARCH (RediSearch 2.10). An HSET succeeds although the index refuses the document or does
+not cover its key, so stored is not yet searchable, and only the index can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from monitor.decide import hash_id
+from monitor.report import Tally
+from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
+from shared.retry import code_of
+from shared.settings import StreamSettings
+
+OK, OFF = "ok", "off"
+KEYS_ASKED_AT_ONCE: Final = 500
+_TYPES: Final = {"TEXT", "TAG", "NUMERIC", "GEO", "VECTOR", "GEOSHAPE"}
+_OPTIONS: Final = {
+    "SORTABLE",
+    "UNF",
+    "NOSTEM",
+    "NOINDEX",
+    "CASESENSITIVE",
+    "WITHSUFFIXTRIE",
+    "INDEXEMPTY",
+    "INDEXMISSING",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What FT.INFO told of the index."""
+
+    status: str
+    """``ok``, ``off``, or what is wrong with it, in words."""
+    failures: int = 0
+    """Documents that it refused since it was created; only grows."""
+    is_missing: bool = False
+    last_errors: Mapping[bytes, str] = field(default_factory=dict)
+    """Hash key → the field and the kind of error, without the value that the index quotes."""
+
+    @property
+    def is_there(self) -> bool:
+        return self.status != OFF and not self.is_missing
+
+
+class SearchIndex:
+    """The index that is to cover one stream's hashes."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self._link = link
+        self._settings = settings
+        self._id_fields = [name.encode() for name in settings.id_fields]
+
+    def question(self) -> list[Command]:
+        """The command that asks for its state, to travel with others; none if no index is wanted."""
+        return [] if self._settings.index_schema is None else [("FT.INFO", self._settings.index_name)]
+
+    def answer(self, replies: Sequence[Reply]) -> IndexInfo:
+        """Read the reply to ``question``."""
+        if not replies:
+            return IndexInfo(OFF)
+        (reply,) = replies
+        if isinstance(reply, Exception):
+            return self._trouble(reply)
+        info = _mapping(reply)
+        wrong = self._wrong_prefix(info) or self._wrong_schema(info)
+        return IndexInfo(wrong or OK, int(info.get(b"hash_indexing_failures", 0)), False, _last_errors(info))
+
+    async def ask(self) -> IndexInfo:
+        """Its state now.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
+        """
+        return self.answer(await self._link.pipelined(self.question())) if self.question() else IndexInfo(OFF)
+
+    async def create(self) -> IndexInfo:
+        """Create it; one that somebody else created meanwhile will do. Never drops or alters one."""
+        settings = self._settings
+        prefix: tuple[Argument, ...] = ("ON", "HASH", "PREFIX", 1, settings.hash_prefix)
+        try:
+            await self._link.call("FT.CREATE", settings.index_name, *prefix, "SCHEMA", *(settings.index_schema or ()))
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                reason = _kind_of(str(error)) if code_of(error) == "ERR" else code_of(error)
+                return IndexInfo(
+                    f"{settings.index_name} is missing and could not be created ({reason})", is_missing=True
+                )
+        return await self.ask()
+
+    async def refused(self, entry_ids: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Those of the stored entries whose documents the index does not hold: entry id and hash key.
+
+        Read-only. Entries that were trimmed from the stream meanwhile cannot be asked about and are left out.
+        """
+        missing: list[tuple[bytes, bytes]] = []
+        for first in range(0, len(entry_ids), KEYS_ASKED_AT_ONCE):
+            keys = await self._hash_keys(entry_ids[first : first + KEYS_ASKED_AT_ONCE])
+            held = await self._held(list(keys.values())) if keys else set()
+            missing += [(entry_id, key) for entry_id, key in keys.items() if key not in held]
+        return missing
+
+    async def _hash_keys(self, entry_ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        stream, prefix = self._settings.stream, self._settings.hash_prefix.encode()
+        replies = await self._link.pipelined(("XRANGE", stream, entry_id, entry_id) for entry_id in entry_ids)
+        raise_first(replies)
+        keys = {}
+        for entry_id, reply in zip(entry_ids, replies, strict=True):
+            key_id, _ = hash_id(reply[0][1], self._id_fields) if reply else (None, None)
+            if key_id is not None:
+                keys[entry_id] = prefix + key_id
+        return keys
+
+    async def _held(self, keys: Sequence[bytes]) -> set[bytes]:
+        inkeys: tuple[Argument, ...] = ("INKEYS", len(keys), *keys)
+        reply = await self._link.call(
+            "FT.SEARCH", self._settings.index_name, "*", *inkeys, "NOCONTENT", "LIMIT", 0, len(keys)
+        )
+        if isinstance(reply, dict):
+            return {row[b"id"] for row in reply[b"results"]}
+        return set(reply[1:])
+
+    def _trouble(self, error: Exception) -> IndexInfo:
+        text = str(error).lower()
+        name = self._settings.index_name
+        if code_of(error) == "NOPERM":
+            return IndexInfo(f"no right to look at {name} (FT.INFO)")
+        if "unknown command" in text:
+            return IndexInfo("this Redis has no search module; entries are recovered all the same")
+        if "unknown index name" in text or "no such index" in text:
+            return IndexInfo(f"{name} is missing", is_missing=True)
+        return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")
+
+    def _wrong_prefix(self, info: Mapping[bytes, Any]) -> str | None:
+        definition = _mapping(info.get(b"index_definition", {}))
+        prefixes: list[bytes] = definition.get(b"prefixes", [])
+        wanted = self._settings.hash_prefix.encode()
+        if any(wanted.startswith(prefix) for prefix in prefixes if prefix != b"*") or b"*" in prefixes or not prefixes:
+            return None
+        held = ", ".join(prefix.decode("utf-8", "replace") for prefix in prefixes)
+        return f"{self._settings.index_name} covers {held!r}, not HASH_PREFIX {self._settings.hash_prefix!r}"
+
+    def _wrong_schema(self, info: Mapping[bytes, Any]) -> str | None:
+        held = {}
+        for row in map(_mapping, info.get(b"attributes", [])):
+            held[row.get(b"identifier")] = row.get(b"type")
+        wanted = field_types(self._settings.index_schema or ())
+        wrong = [name for name, kind in wanted.items() if held.get(name.encode()) != kind.encode()]
+        if not wrong:
+            return None
+        return f"{self._settings.index_name} has another schema than INDEX_SCHEMA: {', '.join(wrong)}"
+
+
+def field_types(schema: Sequence[str]) -> dict[str, str]:
+    """Field → type of the words that follow SCHEMA in FT.CREATE: ``name [AS alias] TYPE [options]``, again and again."""
+    types: dict[str, str] = {}
+    at = 0
+    while at < len(schema):
+        has_alias = schema[at + 1 : at + 2] and schema[at + 1].upper() == "AS"
+        type_at = at + 3 if has_alias else at + 1
+        kind = schema[type_at].upper() if type_at < len(schema) else ""
+        # A field may be named like a type (text TEXT) and follow an option (SORTABLE text TEXT).
+        if kind in _TYPES and schema[at].upper() not in _OPTIONS:
+            types[schema[at]] = kind
+            at = type_at
+        at += 1
+    return types
+
+
+def _mapping(reply: Reply) -> dict[bytes, Any]:
+    """A map as RESP3 sends it, or the flat list that RESP2 and old modules send."""
+    if isinstance(reply, dict):
+        return reply
+    return {reply[i]: reply[i + 1] for i in range(0, len(reply) - 1, 2) if isinstance(reply[i], bytes)}
+
+
+def _kind_of(text: str) -> str:
+    """What an error of the index says before it quotes a value."""
+    return text.split(":", 1)[0].split("'", 1)[0].split('"', 1)[0].strip() or "no reason given"
+
+
+def _last_errors(info: Mapping[bytes, Any]) -> dict[bytes, str]:
+    errors: dict[bytes, str] = {}
+    for row in map(_mapping, info.get(b"field statistics", [])):
+        error = _mapping(row.get(b"Index Errors", {}))
+        text, key = error.get(b"last indexing error", b"N/A"), error.get(b"last indexing error key", b"N/A")
+        if key != b"N/A":
+            name = row.get(b"identifier", b"").decode("utf-8", "replace")
+            errors[key] = f"{_kind_of(text.decode('utf-8', 'replace'))} (field {name})"
+    return errors
+
+
+class RefusedDocuments:
+    """Finds, during a sweep, the stored entries that the index refused.
+
+    The index counts its refusals, of everybody's writes; so long as the count stands still there is nothing to look for.
+    When it grew, the entries stored since are looked up, and go on being looked up until the growth is accounted for: a
+    batch that was under way when the count was read has its entries noted only afterwards.
+    """
+
+    WINDOW: Final = 5000
+    """Stored entries between two looks at the count."""
+
+    def __init__(self, index: SearchIndex, info: IndexInfo, tally: Tally) -> None:
+        self._index = index
+        self._failures = info.failures
+        self._is_on = info.is_there
+        self._tally = tally
+        self._unaccounted = 0
+        self._window: list[bytes] = []
+
+    async def note(self, stored: Sequence[bytes]) -> None:
+        """Remember what was stored; look at the count every ``WINDOW`` entries."""
+        if self._is_on:
+            self._window += stored
+            if len(self._window) >= self.WINDOW:
+                await self.look()
+
+    async def look(self) -> None:
+        """Ask the index now, and name what it refused."""
+        if not (self._is_on and self._window):
+            return
+        window, self._window = self._window, []
+        info = await self._index.ask()
+        self._unaccounted += max(info.failures - self._failures, 0)
+        self._failures = info.failures
+        if self._unaccounted > 0 and info.is_there:
+            refused = await self._index.refused(window)
+            self._unaccounted -= len(refused)
+            for entry_id, key in refused:
+                self._tally.name_unsearchable(info.last_errors.get(key, "refused by the index"), entry_id)

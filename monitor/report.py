@@ -1,0 +1,148 @@
+"""What a sweep did: the tally that it keeps, and the report that every face prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+MOST_IDS_NAMED = 20
+
+
+class Outcome(str, Enum):
+    """What became of one candidate, an entry that the sweep took up."""
+
+    PROCESSED = "processed"
+    KEPT = "kept"
+    SUPERSEDED = "superseded"
+    DEAD_LETTERED = "dead_lettered"
+    FAILED = "failed"
+    DELETED = "deleted"
+    LOST_RACE = "lost_race"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The entries that met one fate for one reason: how many, and the first few of their stream ids."""
+
+    count: int
+    entry_ids: tuple[str, ...]
+
+    def __str__(self) -> str:
+        more = self.count - len(self.entry_ids)
+        return f"{self.count} ({', '.join(self.entry_ids)}{f', and {more} more' if more else ''})"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """One sweep over one consumer group. ``candidates`` is always the sum of the eight outcomes that follow it."""
+
+    stream: str
+    group: str
+    pending: int
+    """How many entries were pending before the sweep."""
+    candidates: int
+    """Entries idle for at least the minimum idle time that the sweep took up."""
+    processed: int
+    """Stored in their hash and acknowledged."""
+    kept: int
+    """ON_CONFLICT=keep: acknowledged, since a hash was there already."""
+    superseded: int
+    """ON_CONFLICT=newer: acknowledged, since the hash holds a newer entry."""
+    dead_lettered: int
+    """Moved to the dead-letter stream."""
+    failed: int
+    """Not stored, still pending; ``reasons`` says why."""
+    deleted: int
+    """Gone from the stream while they were pending: lost before the janitor could help."""
+    lost_race: int
+    """Someone else took or acknowledged them meanwhile."""
+    unknown: int
+    """The reply was lost; the next sweep finds out."""
+    unsearchable: int
+    """Of the stored ones: refused by the index, so no search finds them; the data is in the hash."""
+    duration_s: float
+    complete: bool
+    """The whole list was looked through; if not, the next sweep goes on where this one stopped."""
+    oldest_pending_age_s: float | None
+    """Server's now minus the time in the smallest pending id, before the sweep; None if nothing was pending."""
+    settle_mode: str
+    """script or gather; none if there was nothing to settle."""
+    index: str
+    """``ok``, or what is wrong with the search index."""
+    consumers_removed: int = 0
+    reasons: Mapping[str, Named] = field(default_factory=dict)
+    """``outcome: reason`` → the entries that met it."""
+    error: str | None = None
+    """What ended the sweep early."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing happened that anybody has to read about."""
+        settled_index = self.index in ("ok", "off")
+        return not (self.candidates or self.error or self.consumers_removed or not settled_index)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for machines."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "; ".join(self._parts())
+
+    def _parts(self) -> Iterable[str]:
+        age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
+        yield f"{self.stream}/{self.group}: {self.pending} pending{age}, {self.candidates} taken up"
+        counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]
+        if counts:
+            yield ", ".join(counts)
+        mode = "" if self.settle_mode == "none" else f" by {self.settle_mode}"
+        yield f"{self.duration_s:.2f} s{mode}" + ("" if self.complete else ", not complete")
+        if self.index not in ("ok", "off"):
+            yield f"index: {self.index}"
+        if self.consumers_removed:
+            yield f"{self.consumers_removed} dead consumers removed"
+        for reason, named in self.reasons.items():
+            yield f"{reason}: {named}"
+        if self.error:
+            yield f"ended early: {self.error}"
+
+
+_COUNTS = (*(outcome.value for outcome in Outcome), "unsearchable")
+
+
+class Tally:
+    """Counts outcomes while a sweep runs; the first ids of each reason are kept, the rest only counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self.unsearchable = 0
+        self._named: dict[str, tuple[int, list[str]]] = {}
+
+    @property
+    def candidates(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, outcome: Outcome, count: int = 1) -> None:
+        self.counts[outcome] += count
+
+    def name(self, outcome: Outcome, reason: str, entry_id: bytes) -> None:
+        """Count one entry and note its id and why."""
+        self.add(outcome)
+        self._note(f"{outcome.value}: {reason}" if reason else outcome.value, entry_id)
+
+    def name_unsearchable(self, reason: str, entry_id: bytes) -> None:
+        """Count a stored entry that the index refused: beside its outcome, not instead of it."""
+        self.unsearchable += 1
+        self._note(f"unsearchable: {reason}" if reason else "unsearchable", entry_id)
+
+    def _note(self, label: str, entry_id: bytes) -> None:
+        count, ids = self._named.get(label, (0, []))
+        if len(ids) < MOST_IDS_NAMED:
+            ids.append(entry_id.decode("ascii", "replace"))
+        self._named[label] = (count + 1, ids)
+
+    def reasons(self) -> dict[str, Named]:
+        return {label: Named(count, tuple(ids)) for label, (count, ids) in self._named.items()}

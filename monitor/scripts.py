@@ -1,0 +1,72 @@
+"""The Lua scripts: their texts, and one way to run them that survives a restart of the server.
+
+Scripts are neither replicated nor kept over a restart (redis.io/docs/interact/programmability/eval-intro), so each run by
+SHA-1 may be answered by NOSCRIPT; then the text is loaded and the run repeated, which is safe: nothing ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.exceptions import NoScriptError
+
+from shared.redis_client import Argument, Command, RedisLink, Reply
+
+_FOLDER = Path(__file__).parent
+_MAIN = "-- main"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text and the SHA-1 that names it to EVALSHA."""
+
+    text: str
+    sha1: str
+
+    @classmethod
+    def of(cls, text: str) -> Script:
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+        """The EVALSHA that runs it; keys first, since a cluster routes by them."""
+        return ("EVALSHA", self.sha1, len(keys), *keys, *arguments)
+
+    async def run(self, link: RedisLink, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Reply:
+        """Its reply; loads it first where the server does not have it."""
+        command = self.command(keys, arguments)
+        try:
+            return await link.call(*command)
+        except NoScriptError:
+            await self.load(link)
+            return await link.call(*command)
+
+    async def load(self, link: RedisLink) -> None:
+        await link.call("SCRIPT", "LOAD", self.text)
+
+
+def _text(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def store_script() -> Script:
+    """store.lua: one entry into one hash; any Redis from 6.0."""
+    return Script.of(_text("store.lua"))
+
+
+def settle_script() -> Script:
+    """settle.lua behind what it shares with store.lua; the shebang needs Redis 7.0 and has full or read-only servers refuse
+    a run before it starts."""
+    return Script.of("#!lua\n" + _text("store.lua").split(_MAIN)[0] + _text("settle.lua"))
+
+
+def reap_script() -> Script:
+    """reap.lua: remove a consumer if it has nothing pending."""
+    return Script.of(_text("reap.lua"))
+
+
+def probe_script() -> Script:
+    """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0."""
+    return Script.of(_text("probe.lua"))

@@ -1,0 +1,161 @@
+-- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
+-- `store` comes from store.lua, which is put before this text.
+--
+-- KEYS[1]  the stream
+-- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many id fields (n),
+--          the n id fields, then the entry ids in ascending order
+-- Returns  { taken, stored, kept, superseded, { id, outcome, id, outcome, … } }: of the ids the first `taken` were taken up;
+--          the last list names what was not stored: `gone` (deleted from the stream while pending), `lost` (someone else
+--          took or acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
+--          An error with the server's code: nothing was done to the entry that met it, nor to those behind it; the ones
+--          before it are settled.
+--
+-- No XCLAIM for what is stored: nobody else runs while a script does, so the idle time that XPENDING reads here holds until
+-- the XACK below, and an entry that is acknowledged needs no owner. Reading runs of entries with XRANGE costs the server a
+-- third of what XCLAIM does. Needs Redis 7.0: with the shebang a full or read-only server refuses the run before it starts.
+
+local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
+local min_idle_ms, prefix, on_conflict = tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local run_s, id_field_count = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7])
+local first_id_at = 8 + id_field_count
+
+-- Entries read at a time. Small, since they may be of 1 MB each (1.4 ms) and the clock is looked at between the slices.
+local SLICE = 4
+local PAGE = 64 -- rows of the pending entries list read at a time; they are small
+local LONGEST_ID = 1024
+-- The server's own refusals: not the entry's fault, and the next entry would meet them as well.
+local SERVER_REFUSES = { OOM = true, MISCONF = true, NOREPLICAS = true, READONLY = true, NOPERM = true, CROSSSLOT = true,
+  MOVED = true, ASK = true, CLUSTERDOWN = true, TRYAGAIN = true, LOADING = true, BUSY = true, MASTERDOWN = true }
+
+-- What `command` answers for the ids in ARGV from `first` to `last`, in their order, false for an id that it does not have:
+-- one call where the ids lie side by side, one more for each that others lie between.
+local function look_up(command, first, last)
+  local count, by_id = last - first + 1, {}
+  local rows = command(ARGV[first], ARGV[last], count)
+  local side_by_side = #rows == count
+  for i = 1, #rows do side_by_side = side_by_side and rows[i][1] == ARGV[first + i - 1] end
+  if side_by_side then return rows end
+  for _, row in ipairs(rows) do by_id[row[1]] = row end
+  rows = {}
+  for i = 1, count do
+    local id = ARGV[first + i - 1]
+    rows[i] = by_id[id] or command(id, id, 1)[1] or false
+  end
+  return rows
+end
+
+local function pending_rows(from, to, count) return redis.call('XPENDING', stream, group, from, to, count) end
+local function entries(from, to, count) return redis.call('XRANGE', stream, from, to, 'COUNT', count) end
+
+local function escaped(value)
+  return (string.gsub(value, '[%%:]', { ['%'] = '%25', [':'] = '%3A' }))
+end
+
+local function last_value(fields, name)
+  for i = #fields - 1, 1, -2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+-- The entry's id, or nil and what is wrong with it.
+local function identity(fields)
+  local id
+  for i = 8, 7 + id_field_count do
+    local value = last_value(fields, ARGV[i])
+    if not value then return nil, 'no_id' end
+    if value == '' then return nil, 'empty_id' end
+    if id_field_count > 1 then value = escaped(value) end
+    id = id and id .. ':' .. value or value
+  end
+  if #id > LONGEST_ID then return nil, 'long_id' end
+  return id
+end
+
+local function code_of(failure)
+  if string.find(failure.err, 'access a non local key', 1, true) or string.find(failure.err, 'cross slot', 1, true) then
+    return 'CROSSSLOT'
+  end
+  return string.match(failure.err, '^-?(%u+)') or 'ERR'
+end
+
+local tally = { stored = 0, kept = 0, superseded = 0 }
+local done, named = {}, {}
+local taken, refusal = 0, nil
+
+local function acknowledge()
+  for first = 1, #done, 1000 do
+    redis.call('XACK', stream, group, unpack(done, first, math.min(first + 999, #done)))
+  end
+end
+
+local function name(id, outcome)
+  named[#named + 1] = id
+  named[#named + 1] = outcome
+end
+
+-- Kept out of the others' and our own reach for another min idle; JUSTID leaves the delivery count as it was.
+local function refuse(id, reason)
+  redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
+  name(id, reason)
+end
+
+-- False if the server refuses, and would refuse the next one too.
+local function settle(id, fields)
+  local key_id, fault = identity(fields)
+  if fault then
+    refuse(id, fault)
+    return true
+  end
+  local outcome = store(prefix .. key_id, id, fields, on_conflict)
+  if type(outcome) ~= 'table' then
+    tally[outcome] = tally[outcome] + 1
+    done[#done + 1] = id
+    return true
+  end
+  local code = code_of(outcome)
+  if SERVER_REFUSES[code] then
+    refusal = code
+    return false
+  end
+  refuse(id, code == 'WRONGTYPE' and 'wrong_type' or 'error:' .. code)
+  return true
+end
+
+-- How many of the ids from `first` to `last` were taken up; `rows` are their rows of the pending entries list.
+local function settle_slice(first, last, rows, row_at)
+  local found = look_up(entries, first, last)
+  for i = first, last do
+    local id, row, entry = ARGV[i], rows[row_at + i - first], found[i - first + 1]
+    if not row or (row[3] >= 0 and row[3] < min_idle_ms) then
+      name(id, 'lost')
+    elseif not entry then
+      name(id, 'gone')
+      done[#done + 1] = id
+    elseif not settle(id, entry[2]) then
+      return i - first
+    end
+  end
+  return last - first + 1
+end
+
+local started = os.clock()
+
+-- TIME stands still in a script; the processor's clock does not.
+local function time_is_up() return os.clock() - started >= run_s end
+
+local function settle_page(first, last)
+  local rows = look_up(pending_rows, first, last)
+  for at = first, last, SLICE do
+    local slice_last = math.min(at + SLICE - 1, last)
+    taken = taken + settle_slice(at, slice_last, rows, at - first + 1)
+    if refusal or time_is_up() then return end
+  end
+end
+
+for first = first_id_at, #ARGV, PAGE do
+  settle_page(first, math.min(first + PAGE - 1, #ARGV))
+  if refusal or time_is_up() then break end
+end
+acknowledge()
+if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused the write') end
+return { taken, tally.stored, tally.kept, tally.superseded, named }

@@ -1,0 +1,160 @@
+"""Settling: what becomes of a batch of abandoned entries, and the way it is done inside Redis.
+
+Two ways, one interface: ``ScriptSettle`` here has settle.lua claim, store and acknowledge where the entries lie;
+``GatherSettle`` (gather.py) carries them to us and back. ``choose`` asks the server which one it allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from redis.exceptions import ResponseError
+
+from monitor.pending import PendingEntry
+from monitor.report import Outcome
+from monitor.scripts import Script, probe_script, settle_script
+from shared.redis_client import Argument, RedisLink
+from shared.retry import code_of
+from shared.settings import StreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry that could not be stored through its own fault; claimed, and still pending."""
+
+    entry: PendingEntry
+    fault: str
+    """One of decide.py's faults, or ``error:CODE`` for an error that nobody foresaw."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of a batch: the first ``taken`` of its entries were taken up, and each has one outcome or is refused."""
+
+    taken: int
+    counts: Counter[Outcome] = field(default_factory=Counter)
+    deleted: list[bytes] = field(default_factory=list)
+    lost: int = 0
+    refused: list[Refused] = field(default_factory=list)
+    unconfirmed: list[bytes] = field(default_factory=list)
+    """Stored, but too few replicas confirmed it: left pending."""
+    server_refusal: str | None = None
+    """The code with which the server refused the entry behind the last that was settled."""
+    refused_by_server: list[bytes] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
+    """The ids of the entries whose hashes were written, so that the index can be asked about them."""
+
+
+class Settle(Protocol):
+    """Claims, stores and acknowledges; ``batch_size`` says how many entries it wants at a time."""
+
+    name: str
+    batch_size: int
+    concurrency: int
+
+    async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
+        """Settle the first of ``entries``; safe to repeat at any point.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may be settled or not.
+            redis.exceptions.ResponseError: the server refused; none was settled.
+        """
+
+
+class ScriptNotAllowed(Exception):
+    """This server, user or cluster does not let a script settle; gather can."""
+
+
+SCRIPT_CODES_FOR_GATHER: Final = ("CROSSSLOT", "NOPERM", "MOVED", "ASK")
+
+
+class ScriptSettle:
+    """Settles inside Redis by settle.lua: nothing of an entry leaves the server, and one run stays under 5 ms."""
+
+    name = "script"
+    # The second run travels while the first one works; the server has one thread, so a third would only wait.
+    concurrency = 2
+    RUN_MS: Final = 2.0
+    SMALLEST, LARGEST = 16, 512
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self.batch_size = 128
+        self._link = link
+        self._script: Script = settle_script()
+        self._stream = settings.stream
+        self._head: tuple[Argument, ...] = (
+            settings.group,
+            settings.consumer,
+            settings.min_idle_ms,
+            settings.hash_prefix,
+            settings.on_conflict,
+            self.RUN_MS,
+            len(settings.id_fields),
+            *settings.id_fields,
+        )
+
+    async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
+        ids = [entry.entry_id for entry in entries]
+        try:
+            reply = await self._script.run(self._link, (self._stream,), (*self._head, *ids))
+        except ResponseError as error:
+            if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
+                raise ScriptNotAllowed(code_of(error)) from None
+            raise
+        batch = self._read(entries, *reply)
+        self._adapt(len(entries), batch.taken)
+        return batch
+
+    def _read(
+        self,
+        entries: Sequence[PendingEntry],
+        taken: int,
+        stored: int,
+        kept: int,
+        superseded: int,
+        named: list[bytes],
+    ) -> Batch:
+        batch = Batch(taken)
+        batch.counts[Outcome.PROCESSED] = stored
+        batch.counts[Outcome.KEPT] = kept
+        batch.counts[Outcome.SUPERSEDED] = superseded
+        outcomes = dict(zip(named[::2], named[1::2], strict=True))
+        batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]
+        rows = {entry.entry_id: entry for entry in entries[:taken]} if named else {}
+        for entry_id, outcome in outcomes.items():
+            if outcome == b"gone":
+                batch.deleted.append(entry_id)
+            elif outcome == b"lost":
+                batch.lost += 1
+            else:
+                batch.refused.append(Refused(rows[entry_id], outcome.decode()))
+        return batch
+
+    def _adapt(self, sent: int, taken: int) -> None:
+        """Send what one run gets through, and a little more: ids behind its end travel for nothing."""
+        if taken < sent:
+            self.batch_size = max(self.SMALLEST, taken + 8)
+        elif sent == self.batch_size:
+            self.batch_size = min(self.LARGEST, self.batch_size + self.batch_size // 4)
+
+
+def _is_unknown_to_old_server(error: ResponseError) -> bool:
+    """Below 7.0 the shebang line is a compile error."""
+    return "compiling script" in str(error)
+
+
+async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | None:
+    """None if a script may settle this stream; else the reason why not. Writes nothing.
+
+    Raises:
+        redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known; asking again is safe.
+    """
+    keys = [f"{settings.hash_prefix}probe-{number}" for number in range(3)]
+    try:
+        answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, *keys))
+    except ResponseError as error:
+        return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else code_of(error)
+    return None if answer == b"OK" else answer.decode()

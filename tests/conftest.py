@@ -1,0 +1,212 @@
+"""The real server that the tests run against, one for each worker, and entries that were left behind in it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import redis
+
+from demo.redis import RedisServer
+from monitor.janitor import Janitor
+from monitor.report import SweepReport
+from shared.settings import Settings
+
+DAY_MS = 24 * 3600 * 1000
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may have production exported."""
+    for name in list(os.environ):
+        if name.startswith(("REDIS_", "STREAM", "MONITOR", "OTEL_", "APPLICATIONINSIGHTS")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def raw(server: RedisServer) -> Iterator[redis.Redis]:
+    """A client for the tests' own look at the server: bytes, raw replies."""
+    client = redis.Redis(port=server.port, protocol=3)
+    client.response_callbacks.clear()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["script", "gather"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Both ways to settle: what holds for one has to hold for the other."""
+    return str(request.param)
+
+
+@dataclass
+class Scene:
+    """A stream, a group, a prefix and an index of their own, under names that no other test has."""
+
+    raw: redis.Redis
+    environment: dict[str, str]
+    stream: str
+    group: str = "redisearch_app_group"
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(int(time.time() * 1000) - DAY_MS))
+
+    @property
+    def prefix(self) -> str:
+        return self.environment["HASH_PREFIX"]
+
+    @property
+    def index(self) -> str:
+        return self.environment["INDEX_NAME"]
+
+    def settings(self, **changes: str) -> Settings:
+        return Settings.from_env({**self.environment, **changes})
+
+    def add(self, *fields: bytes | str | int, entry_id: str | None = None) -> bytes:
+        """Add one entry, a day old unless its id says otherwise; names and values in turn."""
+        entry_id = entry_id or f"{next(self._ids)}-0"
+        reply: bytes = self.raw.execute_command("XADD", self.stream, entry_id, *fields)
+        return reply
+
+    def add_tweets(self, count: int, first: int = 0) -> list[bytes]:
+        pipeline = self.raw.pipeline(transaction=False)
+        for number in range(first, first + count):
+            tweet = (
+                "id",
+                number,
+                "user",
+                f"user{number}",
+                "text",
+                f"hello {number}",
+                "location",
+                "India",
+                "hashtags",
+                "a,b",
+            )
+            pipeline.execute_command("XADD", self.stream, f"{next(self._ids)}-0", *tweet)
+        ids: list[bytes] = pipeline.execute()
+        return ids
+
+    def deliver(self, consumer: str = "crashed", count: int = 100_000) -> list[bytes]:
+        """Let ``consumer`` read what is new; the ids it got."""
+        reply = self.raw.execute_command(
+            "XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, "STREAMS", self.stream, ">"
+        )
+        return [entry[0] for entry in next(iter(reply.values()))] if reply else []
+
+    def age(self, ids: Sequence[bytes], idle_ms: int = 60_000, consumer: str = "crashed", deliveries: int = 1) -> None:
+        """Make delivered entries look idle, without sleeping."""
+        for at in range(0, len(ids), 500):
+            self.raw.execute_command(
+                "XCLAIM", self.stream, self.group, consumer, 0, *ids[at : at + 500],
+                "IDLE", idle_ms, "RETRYCOUNT", deliveries, "JUSTID",
+            )  # fmt: skip
+
+    def abandon(self, idle_ms: int = 60_000, consumer: str = "crashed") -> list[bytes]:
+        """Deliver what is new to a consumer that never comes back."""
+        ids = self.deliver(consumer)
+        self.age(ids, idle_ms, consumer)
+        return ids
+
+    def pending(self) -> int:
+        return int(self.raw.execute_command("XPENDING", self.stream, self.group)[0])
+
+    def pending_rows(self) -> list[list[bytes | int]]:
+        rows: list[list[bytes | int]] = self.raw.execute_command("XPENDING", self.stream, self.group, "-", "+", 100_000)
+        return rows
+
+    def hash(self, tweet_id: bytes | str | int) -> dict[bytes, bytes]:
+        suffix = tweet_id if isinstance(tweet_id, bytes) else str(tweet_id).encode()
+        reply = self.raw.execute_command("HGETALL", self.prefix.encode() + suffix)
+        return dict(reply)
+
+    def hashes(self) -> list[bytes]:
+        return list(self.raw.scan_iter(match=self.prefix + "*", count=1000))  # type: ignore[no-untyped-call]
+
+    def dead_letters(self) -> list[list[object]]:
+        letters: list[list[object]] = self.raw.execute_command("XRANGE", f"{self.stream}:dead", "-", "+")
+        return letters
+
+    def keys(self) -> set[bytes]:
+        """Every key that belongs to this scene."""
+        return {key for key in self.raw.execute_command("KEYS", "*") if self.stream.encode() in key}
+
+    def clean_up(self) -> None:
+        self.raw.execute_command("FT.DROPINDEX", self.index)
+        for key in self.keys():
+            self.raw.execute_command("DEL", key)
+
+
+def new_scene(raw: redis.Redis, server_environment: Mapping[str, str], **changes: str) -> Scene:
+    stream = f"s{os.getpid()}-{next(_numbers)}"
+    environment = {
+        **server_environment,
+        "STREAM_NAME": stream,
+        "STREAM_CONSUMER_GROUP_NAME": "redisearch_app_group",
+        "MONITORING_CONSUMER_NAME": "janitor",
+        "MIN_IDLE_TIME_SEC": "10",
+        "HASH_PREFIX": f"{stream}:tweet:",
+        "INDEX_NAME": f"{stream}:index",
+        **changes,
+    }
+    raw.execute_command("XGROUP", "CREATE", stream, "redisearch_app_group", "0", "MKSTREAM")
+    return Scene(raw, environment, stream)
+
+
+@pytest.fixture
+def scene(raw: redis.Redis, server: RedisServer) -> Iterator[Scene]:
+    """A scene on the worker's server. Fails the test if it leaves a key that is not the scene's own."""
+    before = set(raw.execute_command("KEYS", "*"))
+    scene = new_scene(raw, server.environment)
+    yield scene
+    leaked = set(raw.execute_command("KEYS", "*")) - before - scene.keys()
+    try:
+        scene.clean_up()
+    except redis.ResponseError:  # the test made no index, or dropped it
+        for key in sorted(scene.keys()):
+            raw.execute_command("DEL", key)
+    assert not leaked, f"the test left keys behind: {leaked}"
+
+
+class Sweeper:
+    """Runs ticks of janitors and closes them at the end."""
+
+    def __init__(self) -> None:
+        self._janitors: list[Janitor] = []
+
+    def janitor(self, settings: Settings) -> Janitor:
+        janitor = Janitor(settings)
+        self._janitors.append(janitor)
+        return janitor
+
+    async def __call__(self, settings: Settings) -> SweepReport:
+        """One sweep by a janitor that was just started."""
+        (report,) = await self.janitor(settings).tick()
+        assert report.candidates == sum_of_outcomes(report), report
+        return report
+
+    async def close(self) -> None:
+        for janitor in self._janitors:
+            await janitor.close()
+
+
+def sum_of_outcomes(report: SweepReport) -> int:
+    return (
+        report.processed + report.kept + report.superseded + report.dead_lettered
+        + report.failed + report.deleted + report.lost_race + report.unknown
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def sweep() -> AsyncIterator[Sweeper]:
+    sweeper = Sweeper()
+    yield sweeper
+    await sweeper.close()
