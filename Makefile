@@ -15,6 +15,10 @@ $(VENV)/.ready: pyproject.toml requirements.txt
 
 venv: $(VENV)/.ready
 
+$(VENV)/.bench-ready: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	@touch $@
+
 demo: venv
 	@$(BIN)/python -m demo $(ARGS)
 
@@ -25,6 +29,15 @@ lint: venv
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+bench: $(VENV)/.bench-ready
+	$(BIN)/python -m bench --quick $(ARGS)
+
+bench-full: $(VENV)/.bench-ready
+	$(BIN)/python -m bench --full --goals $(ARGS)
+
+faults: venv
+	$(BIN)/python -m tests.faults $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info build

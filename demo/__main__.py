@@ -1,0 +1,173 @@
+"""`make demo`: watch the janitor bring back what flaky processors left, and see that nothing is missing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import redis
+from rich.console import Console
+from rich.text import Text
+
+from demo.names import STREAM
+from demo.outside import OutsideServer, clean, outside_server
+from demo.pipeline import Outcome, RunFailed, run
+from demo.plan import BadPlan, Plan, make_plan
+from demo.printable import padded, shortened
+from demo.queries import Answer
+from demo.redis import NoServer, RedisServer, ServerFailed
+from demo.scene import Scene
+from demo.screen import shown
+from demo.tweets import NotTweets
+from demo.wire import SERVER_VARIABLE
+
+DEFAULT_SECONDS = 75.0
+DEFAULT_SCHEDULE = "*/20 * * * * *"
+INTERRUPTED = 130
+KEY_CELLS, USER_CELLS, LOCATION_CELLS, TEXT_CELLS = 25, 13, 21, 43
+CELLS_BESIDE_TEXT = KEY_CELLS + USER_CELLS + LOCATION_CELLS + 8
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 only if everything that is checked at the end holds."""
+    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # tweets hold more than an ASCII log can show
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        plan = make_plan(options.tweets, options.lang, options.seed, options.schedule, options.rate, options.seconds)
+        with _server(options.port, keep=options.keep) as server:
+            return _run_on(server, plan, console, keep=options.keep)
+    except (BadPlan, NotTweets, NoServer, ServerFailed, RunFailed, OSError, redis.RedisError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted; everything was stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m demo",
+        description="A producer, three flaky processors, and the janitor on its timer.",
+        epilog=f"{SERVER_VARIABLE}=redis://host:port uses an empty server of yours instead of starting one.",
+    )
+    parser.add_argument("--tweets", type=Path, metavar="FILE", help="Twitter API v1.1 JSON (default: made up)")
+    parser.add_argument("--lang", help="only tweets in this language, such as en")
+    parser.add_argument("--seconds", type=_positive, default=DEFAULT_SECONDS, help="about how long (default: 75)")
+    parser.add_argument("--schedule", default=DEFAULT_SCHEDULE, help=f"default: '{DEFAULT_SCHEDULE}'")
+    parser.add_argument("--rate", type=_positive, help="tweets a second, on average (default: 100)")
+    parser.add_argument("--port", type=int, help="the server's port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--keep", action="store_true", help="leave the server up until Ctrl-C")
+    parser.add_argument("--seed", type=int, default=1, help="of made-up tweets and failures (default: 1)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError(text)
+    return number
+
+
+_positive.__name__ = "number"  # what argparse calls it in its message
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)  # asyncio takes that as a wish to cancel, and everything is tidied up
+
+
+@contextlib.contextmanager
+def _server(port: int | None, keep: bool) -> Iterator[RedisServer | OutsideServer]:
+    """The server for this run: the user's own if DEMO_REDIS_URL names one, or one that is started."""
+    url = os.environ.get(SERVER_VARIABLE)
+    if not url:
+        with RedisServer(port=port) as server:
+            yield server
+        return
+    if port:
+        raise BadPlan(f"--port is for a server that the demo starts; {SERVER_VARIABLE} names another")
+    outside = outside_server(url)
+    try:
+        yield outside
+    finally:
+        if not keep:
+            clean(outside, (STREAM, f"{STREAM}:dead"))
+
+
+def _run_on(server: RedisServer | OutsideServer, plan: Plan, console: Console, keep: bool) -> int:
+    scene = Scene(server.address, plan.expected_s)
+    outcome = asyncio.run(_run_shown(server, plan, scene, console))
+    _print_checks(outcome, console)
+    _print_answers(outcome, server.address, console)
+    holds = all(check.holds for check in outcome.checks)
+    _print_last_line(holds, scene, console)
+    if keep:
+        _keep_until_interrupted(server, console)
+    return 0 if holds else 1
+
+
+async def _run_shown(server: RedisServer | OutsideServer, plan: Plan, scene: Scene, console: Console) -> Outcome:
+    async with shown(scene, console):
+        return await run(plan, server.url, server.environment, scene)
+
+
+def _print_checks(outcome: Outcome, console: Console) -> None:
+    console.print()
+    for check in outcome.checks:
+        mark = ("✓ ", "bold green") if check.holds else ("✗ ", "bold red")
+        console.print(Text.assemble(mark, check.text), soft_wrap=True)
+
+
+def _print_answers(outcome: Outcome, address: str, console: Console) -> None:
+    for answer in outcome.answers:
+        console.print()
+        console.print(Text.assemble((f"{address}> ", "dim"), (answer.typed, "bold")), soft_wrap=True)
+        console.print(Text(f"  {answer.total:,} found", style="green" if answer.total else "dim"))
+        text_cells = max(20, console.width - CELLS_BESIDE_TEXT) if console.is_terminal else TEXT_CELLS
+        for line in _hit_lines(answer, text_cells):
+            console.print(line, soft_wrap=True)
+
+
+def _hit_lines(answer: Answer, text_cells: int) -> Iterator[Text]:
+    for key, fields in answer.hits:
+        user, location = fields.get(b"user", b""), fields.get(b"location", b"")
+        yield Text.assemble(
+            ("  " + padded(key, KEY_CELLS), "dim"),
+            ("  " + padded(b"@" + user, USER_CELLS), "cyan"),
+            ("  " + padded(location, LOCATION_CELLS), "yellow"),
+            "  " + shortened(fields.get(b"text", b""), text_cells),
+        )
+
+
+def _print_last_line(holds: bool, scene: Scene, console: Console) -> None:
+    console.print()
+    if holds:
+        abandoned = f"{scene.recovered:,} of {scene.produced:,} tweets were abandoned"
+        text = Text(f"{abandoned}; the janitor brought them all back.", style="bold green")
+        console.print(text, soft_wrap=True)
+    else:
+        console.print(Text("Something does not hold: see ✗ above.", style="bold red"))
+
+
+def _keep_until_interrupted(server: RedisServer | OutsideServer, console: Console) -> None:
+    host, _, port = server.address.rpartition(":")
+    line = f"redis-cli -p {port}" if host == "127.0.0.1" else f"redis-cli -h {host} -p {port}"
+    console.print(f"\nThe server stays up until Ctrl-C. Look inside with: {line}", soft_wrap=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What a run is going to do and how long each part takes, worked out from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice, pairwise
+from pathlib import Path
+
+from cronsim import CronSimError
+
+from demo.names import GROUP, HASH_PREFIX, INDEX, JANITOR, STREAM
+from demo.timer_host import due_times
+from demo.tweets import made_up, read_tweets
+
+DEFAULT_RATE = 100.0
+LONGEST_MIN_IDLE_S = 8
+NO_LIMIT_S = 1e9
+FINISHING_S = 3
+"""What the processors' last batches, the last tick and the checks may take beside the waiting."""
+
+
+class BadPlan(Exception):
+    """Nothing can be run like this; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    tweets_file: Path | None
+    lang: str | None
+    seed: int
+    schedule: str
+    longest_interval_s: float
+    min_idle_s: int
+    rate: float
+    production_s: float
+    """How long production is going to take; `limit_s` is when it ends at the latest."""
+    limit_s: float
+
+    @property
+    def expected_s(self) -> float:
+        """How long the whole run takes if the tick comes as late as it can."""
+        return self.production_s + self.longest_interval_s + self.min_idle_s + FINISHING_S
+
+    @property
+    def work_ms(self) -> float:
+        """What an entry's processing takes, so that two of the three processors keep up with the rate."""
+        return min(10.0, 1000 * 1.2 / self.rate)
+
+    @property
+    def app_settings(self) -> dict[str, str]:
+        """The function app's settings for this run, but for where Redis is."""
+        return {
+            "STREAM_NAME": STREAM,
+            "STREAM_CONSUMER_GROUP_NAME": GROUP,
+            "MONITORING_CONSUMER_NAME": JANITOR,
+            "MIN_IDLE_TIME_SEC": str(self.min_idle_s),
+            "MONITOR_SCHEDULE": self.schedule,
+            "HASH_PREFIX": HASH_PREFIX,
+            "INDEX_NAME": INDEX,
+        }
+
+
+def make_plan(
+    tweets_file: Path | None, lang: str | None, seed: int, schedule: str, rate: float | None, seconds: float
+) -> Plan:
+    """Leave room after production for the entries to become idle enough and for the tick that then comes.
+
+    All tweets of a file are produced, unless a rate is given: then those that fit in the time.
+    Raises BadPlan, NotTweets, OSError.
+    """
+    interval_s = longest_interval_s(schedule)
+    min_idle_s = max(1, min(LONGEST_MIN_IDLE_S, round(seconds / 10)))
+    production_s = max(seconds / 3, seconds - interval_s - min_idle_s - FINISHING_S)
+    limit_s = production_s
+    if tweets_file is None:
+        next(made_up(seed, lang))  # refuses an unknown language now, not in the producer
+        rate = rate or DEFAULT_RATE
+    else:
+        count = _count(tweets_file, lang)
+        limit_s = production_s if rate else NO_LIMIT_S
+        rate = rate or count / production_s
+        production_s = min(production_s, count / rate)
+    return Plan(tweets_file, lang, seed, schedule, interval_s, min_idle_s, rate, production_s, limit_s)
+
+
+def _count(tweets_file: Path, lang: str | None) -> int:
+    count = sum(1 for _ in read_tweets(tweets_file, lang))
+    if count == 0:
+        in_language = f" in the language {lang!r}" if lang else ""
+        raise BadPlan(f"{tweets_file}: no tweets{in_language}")
+    return count
+
+
+def longest_interval_s(schedule: str) -> float:
+    """The longest of the next few waits between two ticks, in seconds. Raises BadPlan."""
+    try:
+        due = list(islice(due_times(schedule, datetime.now(timezone.utc)), 5))
+    except (CronSimError, ValueError) as error:
+        raise BadPlan(f"not a schedule (six fields, seconds first): {schedule!r}: {error}") from None
+    if len(due) < 2:
+        raise BadPlan(f"the schedule {schedule!r} does not fire twice")
+    return max((later - earlier).total_seconds() for earlier, later in pairwise(due))
