@@ -1,0 +1,127 @@
+"""`python -m bench --quick | --full`: seed, settle, compare.
+
+Every round gives each method in turn a fresh server with the same entries, so that a machine that slows down
+slows all of them. Progress goes to stderr, the tables to stdout, every raw number to bench/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.cold_start import measure_cold_starts
+from bench.goals import check_goals, goals_table
+from bench.idle_ticks import measure_idle_ticks
+from bench.machine import describe_machine
+from bench.methods import COMPARED
+from bench.plans import FULL, GROWING, QUICK, Plan
+from bench.prepared import PreparedFiles
+from bench.results import FOLDER, GROWTH, MAIN, Results
+from bench.rounds import Round, run_round
+from bench.table import tables
+from demo.redis import NoServer
+
+PARTS = ("methods", "growth", "idle", "cold")
+
+
+def main() -> None:
+    options = _options()
+    plan = _plan(options)
+    path = FOLDER / f"{options.name or plan.name}.json"
+    started = time.monotonic()
+    results = Results(machine=describe_machine())
+    try:
+        _measure(results, plan, options)
+    finally:  # half of a long run is worth keeping
+        results.save(path)
+    print(tables(results))
+    if options.goals:
+        print("\n" + goals_table(check_goals(results)))
+    _tell(f"{time.monotonic() - started:.0f} s; every number is in {path}")
+
+
+def _measure(results: Results, plan: Plan, options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        files = PreparedFiles(Path(folder))
+        if "methods" in options.only:
+            results.rounds.extend(_compare_methods(files, plan, options.methods))
+        if "growth" in options.only:
+            results.rounds.extend(_grow(files, plan, options.methods))
+        if "idle" in options.only:
+            _tell(f"ticks with nothing to do, up to {plan.idle_pending:,} pending")
+            results.idle_ticks = measure_idle_ticks(files, plan.idle_pending, plan.idle_ticks)
+    if "cold" in options.only:
+        _tell(f"{plan.cold_starts} cold starts")
+        results.cold_starts = measure_cold_starts(plan.cold_starts)
+
+
+def _compare_methods(files: PreparedFiles, plan: Plan, methods: Iterable[str]) -> Iterator[Round]:
+    for number in range(plan.rounds):
+        for indexed in (True, False):
+            for method in _rotated([name for name in methods if number < plan.rounds_of(name)], number):
+                yield from _told(run_round(files, MAIN, method, indexed, plan.entries[method], number))
+
+
+def _grow(files: PreparedFiles, plan: Plan, methods: Iterable[str]) -> Iterator[Round]:
+    growing = [name for name in methods if name in GROWING]
+    for number in range(plan.growth_rounds):
+        for entries in plan.growth:
+            for indexed in (True, False):
+                for method in _rotated(growing, number):
+                    yield from _told(run_round(files, GROWTH, method, indexed, entries, number))
+
+
+def _rotated(methods: list[str], number: int) -> list[str]:
+    """Each round begins with another method, so that none is always the one after a pause."""
+    start = number % max(1, len(methods))
+    return methods[start:] + methods[:start]
+
+
+def _told(rounds: list[Round]) -> list[Round]:
+    for round_ in rounds:
+        index = "indexed" if round_.indexed else "not indexed"
+        void = f"  void: server {round_.server_busy:.0%} busy" if round_.void else ""
+        work = f"{round_.method:<15}{index:<12}{round_.entries:>9,} entries {round_.seconds:7.2f} s"
+        rate = f"{round_.entries_per_s:>9,.0f}/s  p99 {round_.bystander['p99_ms']:.1f} ms"
+        _tell(f"round {round_.number + 1}  {work}{rate}{void}")
+    return rounds
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = FULL if options.full else QUICK
+    if options.entries:
+        plan = dataclasses.replace(plan, entries=dict.fromkeys(COMPARED, options.entries))
+    if options.rounds:
+        rounds = options.rounds
+        plan = dataclasses.replace(plan, rounds=rounds, slow_rounds=rounds, growth_rounds=rounds)
+    return plan
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="What settling an entry costs.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="at most three minutes (the default)")
+    size.add_argument("--full", action="store_true", help="the numbers for the README; about half an hour")
+    parser.add_argument("--goals", action="store_true", help="check the goals of the benchmark issue too")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, default=list(COMPARED), help="methods to compare")
+    parser.add_argument("--entries", type=int, help="entries a round, for every method")
+    parser.add_argument("--rounds", type=int, help="rounds of every method")
+    parser.add_argument("--name", help="name of the result file (default: quick or full)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NoServer as error:
+        sys.exit(f"bench: {error}")

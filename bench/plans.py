@@ -1,0 +1,64 @@
+"""How much is measured: a quick run for everyone, a full one for the numbers in the README."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GROWING = ("limit", "script", "gather")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`entries`: how many each method settles in a round; the slow ones fewer, at the same rate."""
+
+    name: str
+    entries: dict[str, int]
+    rounds: int
+    slow_rounds: int
+    growth: tuple[int, ...]
+    growth_rounds: int
+    idle_pending: int
+    idle_ticks: int
+    cold_starts: int
+
+    def rounds_of(self, method: str) -> int:
+        return self.rounds if method in GROWING else self.slow_rounds
+
+
+QUICK = Plan(
+    name="quick",
+    entries={
+        "limit": 30_000,
+        "script": 30_000,
+        "gather": 30_000,
+        "task-per-entry": 8_000,
+        "sync": 4_000,
+        "faststream": 1_000,
+    },
+    rounds=5,
+    slow_rounds=3,
+    growth=(10_000, 200_000),
+    growth_rounds=1,
+    idle_pending=200_000,
+    idle_ticks=9,
+    cold_starts=9,
+)
+
+FULL = Plan(
+    name="full",
+    entries={
+        "limit": 100_000,
+        "script": 100_000,
+        "gather": 100_000,
+        "task-per-entry": 50_000,
+        "sync": 20_000,
+        "faststream": 5_000,
+    },
+    rounds=7,
+    slow_rounds=5,
+    growth=(10_000, 100_000, 1_000_000),
+    growth_rounds=5,
+    idle_pending=1_000_000,
+    idle_ticks=15,
+    cold_starts=15,
+)

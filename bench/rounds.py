@@ -1,0 +1,118 @@
+"""One round of one method: a fresh server, the same entries, a bystander, and a check of the outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from bench import tweets
+from bench.child import Child
+from bench.prepared import GROUP, PREFIX, STREAM, PreparedFiles, Seed
+from bench.target import INDEX, Target
+from demo.redis import RedisServer
+
+BUSY_ENOUGH = 0.95
+ATTEMPTS = 4
+SAMPLES = 200
+
+
+class NotSettled(Exception):
+    """A method left something undone; its numbers would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The raw numbers of one round; `void`: the limit's client could not keep the server busy."""
+
+    section: str
+    method: str
+    indexed: bool
+    entries: int
+    number: int
+    void: bool
+    seconds: float
+    client_cpu_s: float
+    client_peak_mb: float
+    server_cpu_s: float
+    server_main_thread_s: float
+    bystander: dict[str, float]
+
+    @property
+    def entries_per_s(self) -> float:
+        return self.entries / self.seconds
+
+    @property
+    def server_busy(self) -> float:
+        """The share of the time in which the server's one thread for commands was at work."""
+        return self.server_main_thread_s / self.seconds
+
+
+def run_round(files: PreparedFiles, section: str, method: str, indexed: bool, entries: int, number: int) -> list[Round]:
+    """Run one round; of the limit, again while it is void. The attempts, of which the last one counts."""
+    attempts: list[Round] = []
+    while not attempts or (attempts[-1].void and len(attempts) < ATTEMPTS):
+        attempts.append(_attempt(files, section, method, indexed, entries, number))
+    return attempts
+
+
+def _attempt(files: PreparedFiles, section: str, method: str, indexed: bool, entries: int, number: int) -> Round:
+    limit_file = str(files.limit(entries)) if method == "limit" else None
+    with RedisServer(search=indexed) as server:
+        target = Target(server.port, entries, indexed, limit_file)
+        target.create_group_and_index()
+        with Child("bench.worker", method, target.to_json()) as worker:
+            worker.hear()
+            files.seed(server.port, Seed.ABANDONED, entries)
+            check_seeded(target)
+            with Child("bench.bystander", str(server.port)) as bystander:
+                bystander.hear()
+                bystander.tell("go")
+                reading = worker.ask("go")
+                latencies = bystander.ask("stop")
+        check_settled(target)
+    busy = reading["server_main_thread_s"] / reading["seconds"]
+    void = method == "limit" and busy < BUSY_ENOUGH
+    return Round(section, method, indexed, entries, number, void, **reading, bystander=latencies)
+
+
+def check_seeded(target: Target) -> None:
+    if target.pending() != target.entries:
+        raise NotSettled(f"seeding left {target.pending()} entries pending instead of {target.entries}")
+
+
+def check_settled(target: Target) -> None:
+    """All is acknowledged, each tweet has its hash, a sample is right byte for byte, the index has it all.
+
+    Raises NotSettled.
+    """
+    with target.client() as client:
+        pending = client.xpending(STREAM, GROUP)["pending"]
+        stored = _stored(client, target.entries)
+        wrong = [number for number in _sample(target.entries) if not _is_right(client, number)]
+        indexed = _documents(client) if target.indexed else target.entries
+    if pending or stored != target.entries or wrong or indexed != target.entries:
+        raise NotSettled(
+            f"of {target.entries} entries {pending} are pending, {stored} stored, {indexed} indexed; "
+            f"{len(wrong)} of {len(_sample(target.entries))} looked at are not what the entry held"
+        )
+
+
+def _stored(client: Redis, entries: int) -> int:
+    keys = [PREFIX + tweets.tweet_id(number) for number in range(entries)]
+    return sum(int(client.exists(*keys[start : start + 1_000])) for start in range(0, entries, 1_000))
+
+
+def _sample(entries: int) -> range:
+    return range(0, entries, max(1, entries // SAMPLES))
+
+
+def _is_right(client: Redis, number: int) -> bool:
+    return bool(client.hgetall(PREFIX + tweets.tweet_id(number)) == tweets.fields(number))
+
+
+def _documents(client: Any) -> int:
+    reply = client.execute_command("FT.INFO", INDEX)
+    info = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return int(info[b"num_docs"] if b"num_docs" in info else info["num_docs"])
