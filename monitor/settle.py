@@ -77,7 +77,7 @@ class ScriptSettle:
     name = "script"
     # The second run travels while the first one works; the server has one thread, so a third would only wait.
     concurrency = 2
-    RUN_MS: Final = 2.0
+    RUN_MS: Final = 2.5
     SMALLEST, LARGEST = 16, 512
 
     def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
@@ -99,7 +99,7 @@ class ScriptSettle:
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         ids = [entry.entry_id for entry in entries]
         try:
-            reply = await self._script.run(self._link, (self._stream,), (*self._head, *ids))
+            reply = await self._script.run(self._link, (self._stream,), (*self._head, b" ".join(ids)))
         except ResponseError as error:
             if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
                 raise ScriptNotAllowed(code_of(error)) from None
@@ -121,9 +121,12 @@ class ScriptSettle:
         batch.counts[Outcome.PROCESSED] = stored
         batch.counts[Outcome.KEPT] = kept
         batch.counts[Outcome.SUPERSEDED] = superseded
+        batch.stored = [entry.entry_id for entry in entries[:taken]]
+        if not named:
+            return batch
         outcomes = dict(zip(named[::2], named[1::2], strict=True))
-        batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]
-        rows = {entry.entry_id: entry for entry in entries[:taken]} if named else {}
+        batch.stored = [entry_id for entry_id in batch.stored if entry_id not in outcomes]
+        rows = {entry.entry_id: entry for entry in entries[:taken]}
         for entry_id, outcome in outcomes.items():
             if outcome == b"gone":
                 batch.deleted.append(entry_id)

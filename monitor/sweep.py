@@ -86,6 +86,7 @@ class Sweep:
         self._left_at: bytes | None = None
         self._settle_mode = "none"
         self._removed = 0
+        self._looked_at = self._found = 0
 
     async def run(self) -> SweepReport:
         """Sweep, within the budget; whatever happens there is a report, and ``error`` says what ended it early."""
@@ -99,6 +100,15 @@ class Sweep:
             self._fail(error)
         self._carried.cursor = self._left_at
         return self._report()
+
+    def stop(self) -> None:
+        """Take up nothing more: the batches in hand are finished, and the report says that the sweep is not complete."""
+        self._soft_end = Deadline.after(0)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Of how many pending entries how many are through by now: too young to take up, or settled."""
+        return self._summary.total, self._looked_at - self._found + self._tally.candidates
 
     async def _sweep(self) -> None:
         await self._open()
@@ -162,6 +172,8 @@ class Sweep:
             while not self._stops_at(first):
                 rows = await self._persist(self._page_reader(first, last))
                 entries = abandoned(rows, self._settings.min_idle_ms)
+                self._looked_at += len(rows)
+                self._found += len(entries)
                 if entries:
                     await self._settle_page(entries, under_way)
                 if len(rows) < self._page_size:
@@ -179,9 +191,13 @@ class Sweep:
         return lambda: read_page(self._link, settings.stream, settings.group, first, last, self._page_size)
 
     async def _settle_page(self, entries: list[PendingEntry], under_way: set[asyncio.Task[None]]) -> None:
-        """Hand the page's entries out in as many parts as batches may be under way; wait for room, not for the end."""
+        """Hand the entries out to as many workers as batches may be under way; wait for room, not for the end.
+
+        Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared.
+        """
         settle = await self._chosen_settle()
-        size = -(-len(entries) // settle.concurrency)
+        workers = 1 if len(entries) >= self._page_size else settle.concurrency
+        size = -(-len(entries) // workers)
         for at in range(0, len(entries), size):
             while len(under_way) >= settle.concurrency:
                 await _one_of(under_way)

@@ -7,12 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from redis import exceptions as redis_errors
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 Result = TypeVar("Result")
 
@@ -93,6 +95,10 @@ def fault_of(error: BaseException) -> Fault:
     return FAULTS.get(code_of(error), Fault.GIVE_UP)
 
 
+def is_worth_repeating(error: BaseException) -> bool:
+    return fault_of(error) in (Fault.AGAIN, Fault.RECONNECT)
+
+
 def is_entrys_own(code: str) -> bool:
     """Whether an error with this code, met while writing one entry, is that entry's own fault."""
     return FAULTS.get(code, Fault.ENTRY) is Fault.ENTRY
@@ -128,11 +134,24 @@ async def persist(
         if error is not None and fault_of(error) is Fault.RECONNECT:
             await reconnect()
 
-    async def once() -> Result:  # tenacity awaits what is declared async, and nothing else
+    try:
+        return await attempt()  # the usual case, thousands of times a sweep, pays for nothing below
+    except Exception as error:  # noqa: BLE001
+        if not is_worth_repeating(error):
+            raise
+        failure: BaseException | None = error
+    # Imported here: a cold start pays for imports, and most never get this far.
+    from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+
+    async def once() -> Result:
+        nonlocal failure
+        if failure is not None:  # tenacity's first attempt is the one above
+            first_failure, failure = failure, None
+            raise first_failure
         return await attempt()
 
     return await AsyncRetrying(
-        retry=retry_if_exception(lambda error: fault_of(error) in (Fault.AGAIN, Fault.RECONNECT)),
+        retry=retry_if_exception(is_worth_repeating),
         wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
         stop=lambda state: deadline.left_s() <= state.upcoming_sleep,
         before_sleep=before_next,
