@@ -4,15 +4,21 @@ import asyncio
 import logging
 import os
 import time
+import typing
 
 import azure.functions as func
 
 from monitor.janitor import Janitor, raise_for
 from shared.settings import DEFAULT_SCHEDULE, Settings
+from shared.telemetry import Telemetry, of_process
 
 logger = logging.getLogger("monitor")
 
 app = func.FunctionApp()
+
+# What a caller that has no context leaves out. Not None: on 3.10 that makes the hint Optional, which the platform's worker
+# refuses, as it does Context | None.
+NO_CONTEXT = typing.cast(func.Context, object())
 
 
 class _Instance:
@@ -30,26 +36,31 @@ class _Instance:
     schedule=os.environ.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE,
     use_monitor=False,
 )
-async def monitor(timer: func.TimerRequest) -> None:
+async def monitor(timer: func.TimerRequest, context: func.Context = NO_CONTEXT) -> None:
     """Sweep once. Raises if settings are wrong or Redis is away or refuses; not because of bad entries."""
     settings = Settings.from_env()
     began_s = time.monotonic()
     _tell_lateness(timer, began_s, settings.interval_s)
-    _Instance.last_began_s = began_s
+    is_cold, _Instance.last_began_s = _Instance.last_began_s is None, began_s
     try:
-        raise_for(await (await _janitor(settings)).tick())
+        janitor = await _janitor(settings, of_process(function="monitor"))
+        invocation_id = getattr(context, "invocation_id", "")
+        with janitor.telemetry.invocation(getattr(context, "trace_context", None), invocation_id, is_cold):
+            raise_for(await janitor.tick())
     finally:
         _Instance.last_took_s = time.monotonic() - began_s
 
 
-async def _janitor(settings: Settings) -> Janitor:
+async def _janitor(settings: Settings, telemetry: Telemetry) -> Janitor:
     """The instance's janitor: one client for all ticks, made anew if the event loop or the settings are others."""
-    loop = asyncio.get_running_loop()
-    if _Instance.janitor is None or _Instance.loop is not loop or _Instance.janitor.settings != settings:
-        if _Instance.janitor is not None and _Instance.loop is loop:
-            await _Instance.janitor.close()
-        _Instance.janitor, _Instance.loop = Janitor(settings), loop
-    return _Instance.janitor
+    loop, janitor = asyncio.get_running_loop(), _Instance.janitor
+    is_fit = janitor is not None and (janitor.settings, janitor.telemetry) == (settings, telemetry)
+    if janitor is None or _Instance.loop is not loop or not is_fit:
+        if janitor is not None and _Instance.loop is loop:
+            await janitor.close()
+        janitor = _Instance.janitor = Janitor(settings, telemetry)
+        _Instance.loop = loop
+    return janitor
 
 
 def _tell_lateness(timer: func.TimerRequest, began_s: float, interval_s: float) -> None:

@@ -7,25 +7,72 @@ delivery is at least once. Nothing is ever trimmed from the dead-letter stream.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from monitor.decide import FAULTS_EXPLAINED
-from monitor.gather import WAIT_TIMEOUT_MS
+from monitor.gather import WAIT_TIMEOUT_MS, is_confirmed
 from monitor.pending import PendingEntry
 from monitor.report import Outcome, Tally
 from monitor.settle import Refused
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
-from shared.retry import code_of
+from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 
 PROVENANCE: Final = ("stream", "group", "entry_id", "reason", "deliveries", "last_consumer", "dead_at_ms")
 """The names of the leading pairs, in their order. ``dead_at_ms`` is by the server's clock."""
 
+_ENTRY_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
 GROUP_SIZE: Final = 8
 """Entries in hand at a time; each may be large."""
 ATTEMPTS_KEPT_SEC: Final = 7 * 24 * 3600
 """How long a count of attempts outlives the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One entry of the dead-letter stream, read back: the provenance, and what the source entry held, byte for byte."""
+
+    letter_id: bytes
+    """Its id in the dead-letter stream."""
+    stream: bytes
+    group: bytes
+    entry_id: bytes
+    """Its id in the source stream."""
+    reason: bytes
+    deliveries: int
+    last_consumer: bytes
+    dead_at_ms: int
+    fields: list[bytes]
+    """Names and values in turn."""
+
+    def is_of(self, settings: StreamSettings) -> bool:
+        """Whether it came from this stream and group: several may share one dead-letter stream."""
+        return self.stream == settings.stream.encode() and self.group == settings.group.encode()
+
+
+def read_letter(letter_id: bytes, pairs: Sequence[bytes]) -> DeadLetter | None:
+    """The dead letter that an entry of the dead-letter stream is; None if somebody else wrote it."""
+    end = 2 * len(PROVENANCE)
+    names, values = pairs[:end:2], pairs[1:end:2]
+    if tuple(names) != tuple(name.encode() for name in PROVENANCE):
+        return None
+    stream, group, entry_id, reason, deliveries, last_consumer, dead_at_ms = values
+    if not (deliveries.isdigit() and dead_at_ms.isdigit() and _ENTRY_ID.fullmatch(entry_id)):
+        return None
+    return DeadLetter(
+        letter_id,
+        stream,
+        group,
+        entry_id,
+        reason,
+        int(deliveries),
+        last_consumer,
+        int(dead_at_ms),
+        list(pairs[end:]),
+    )
 
 
 def explained(fault: str) -> str:
@@ -41,6 +88,8 @@ class DeadLetters:
         self._settings = settings
         self._target = settings.dead_letter_stream
         self._attempts_key = f"{self._target}:attempts"
+        self.refusal: Exception | None = None
+        """The error with which the server refused a dead letter: full, read-only, no right."""
 
     async def take(self, refused: Sequence[Refused], tally: Tally) -> None:
         """Move to quarantine what belongs there, and count every one of ``refused`` as dead-lettered or failed.
@@ -100,12 +149,14 @@ class DeadLetters:
         if self._settings.ack_replicas:
             commands.append(("WAIT", self._settings.ack_replicas, WAIT_TIMEOUT_MS))
         replies = await self._link.pipelined(commands)
-        confirmed = not self._settings.ack_replicas or replies.pop() >= self._settings.ack_replicas
+        confirmed = not self._settings.ack_replicas or is_confirmed(replies.pop(), self._settings.ack_replicas)
         arrived = []
         for (item, _, _), reply in zip(letters, replies, strict=True):
             if isinstance(reply, Exception):
                 reason = f"{explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
                 tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+                if not is_entrys_own(code_of(reply)):  # a key of another type there must not stop the others
+                    self.refusal = reply
             elif not confirmed:
                 reason = f"{explained(item.fault)}, and too few replicas confirmed the dead letter"
                 tally.name(Outcome.FAILED, reason, item.entry.entry_id)

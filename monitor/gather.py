@@ -17,9 +17,11 @@ from monitor.pending import PendingEntry
 from monitor.report import Outcome
 from monitor.scripts import store_script
 from monitor.settle import Batch, Refused
+from monitor.trace_fields import split_from_trace
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
+from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
 WAIT_TIMEOUT_MS: Final = 1000
 
@@ -32,7 +34,9 @@ class GatherSettle:
     BATCH_BYTES: Final = 2_000_000
     """What the entries of one batch may weigh; a batch of heavier ones makes the next one smaller."""
 
-    def __init__(self, link: RedisLink, settings: StreamSettings, concurrency: int) -> None:
+    def __init__(
+        self, link: RedisLink, settings: StreamSettings, concurrency: int, telemetry: GroupTelemetry = SILENT_GROUP
+    ) -> None:
         self.batch_size = self.SMALLEST
         self.concurrency = concurrency
         self._link = link
@@ -40,6 +44,7 @@ class GatherSettle:
         self._id_fields = [name.encode() for name in settings.id_fields]
         self._prefix = settings.hash_prefix.encode()
         self._store_script = store_script()
+        self._telemetry = telemetry
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         batch = Batch(len(entries))
@@ -96,21 +101,23 @@ class GatherSettle:
     ) -> None:
         settings = self._settings
         # JUSTID: the fields are here already, and the delivery count stays as it is.
-        claimed = set(
-            await self._link.call(
-                "XCLAIM",
-                settings.stream,
-                settings.group,
-                settings.consumer,
-                settings.min_idle_ms,
-                *fields,
-                "JUSTID",
+        with self._telemetry.claim(len(fields)):
+            claimed = set(
+                await self._link.call(
+                    "XCLAIM",
+                    settings.stream,
+                    settings.group,
+                    settings.consumer,
+                    settings.min_idle_ms,
+                    *fields,
+                    "JUSTID",
+                )
             )
-        )
         batch.lost += len(fields) - len(claimed)
         to_store: list[tuple[PendingEntry, bytes]] = []
         for entry in entries:
             if entry.entry_id in claimed:
+                fields[entry.entry_id] = self._to_store(fields[entry.entry_id], batch)
                 key_id, fault = hash_id(fields[entry.entry_id], self._id_fields)
                 if key_id is None:
                     batch.refused.append(Refused(entry, str(fault)))
@@ -118,6 +125,15 @@ class GatherSettle:
                     to_store.append((entry, self._prefix + key_id))
         if to_store:
             await self._acknowledge(await self._store(to_store, fields, batch), batch)
+
+    def _to_store(self, fields: list[bytes], batch: Batch) -> list[bytes]:
+        """The fields that the hash gets: without those of the producer's trace, which the batch notes."""
+        rest, trace = split_from_trace(fields)
+        if trace is not None and len(batch.traces) < self._telemetry.most_links:
+            batch.traces.append(trace)
+        elif trace is not None:
+            batch.more_traces += 1
+        return fields if self._settings.keep_trace_fields else rest
 
     async def _store(
         self, to_store: Sequence[tuple[PendingEntry, bytes]], fields: dict[bytes, list[bytes]], batch: Batch
@@ -128,7 +144,7 @@ class GatherSettle:
         if any(isinstance(reply, NoScriptError) for reply in replies):
             await self._store_script.load(self._link)
             replies = await self._write(commands)
-        confirmed = not self._settings.ack_replicas or _is_confirmed(replies.pop(), self._settings.ack_replicas)
+        confirmed = not self._settings.ack_replicas or is_confirmed(replies.pop(), self._settings.ack_replicas)
         settled = []
         for (entry, _), reply in zip(to_store, replies, strict=True):
             if not isinstance(reply, Exception):
@@ -136,7 +152,7 @@ class GatherSettle:
             elif is_entrys_own(code := code_of(reply)):
                 batch.refused.append(Refused(entry, "wrong_type" if code == "WRONGTYPE" else f"error:{code}"))
             else:
-                batch.server_refusal = code
+                batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)
         if not confirmed:
             batch.unconfirmed = [entry_id for entry_id, _ in settled]
@@ -158,7 +174,8 @@ class GatherSettle:
         if not settled:
             return
         ids = [entry_id for entry_id, _ in settled]
-        acknowledged: int = await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
+        with self._telemetry.settle(len(ids)):
+            acknowledged: int = await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
         for _, outcome in settled:
             batch.counts[outcome] += 1
         batch.stored = [entry_id for entry_id, outcome in settled if outcome is Outcome.PROCESSED]
@@ -171,7 +188,8 @@ class GatherSettle:
 _STORED: Final = {b"stored": Outcome.PROCESSED, b"kept": Outcome.KEPT, b"superseded": Outcome.SUPERSEDED}
 
 
-def _is_confirmed(reply: Reply, replicas: int) -> bool:
+def is_confirmed(reply: Reply, replicas: int) -> bool:
+    """Whether ``reply``, which WAIT answered, counts that many replicas."""
     if isinstance(reply, Exception):
         raise reply
     return bool(reply >= replicas)

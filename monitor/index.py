@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 from monitor.decide import hash_id
 from monitor.report import Tally
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
-from shared.retry import code_of
+from shared.retry import code_of, missing_right
 from shared.settings import StreamSettings
 
 OK, OFF = "ok", "off"
@@ -32,6 +32,19 @@ _OPTIONS: Final = {
     "INDEXMISSING",
 }
 
+_OPTIONS_WITH_VALUE: Final = {"WEIGHT", "PHONETIC", "SEPARATOR"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """The last document that one field's value kept out of the index."""
+
+    failures: int
+    """How many there were of this field; only grows."""
+    key: bytes
+    reason: str
+    """Without the value that the index quotes."""
+
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
@@ -42,12 +55,22 @@ class IndexInfo:
     failures: int = 0
     """Documents that it refused since it was created; only grows."""
     is_missing: bool = False
-    last_errors: Mapping[bytes, str] = field(default_factory=dict)
-    """Hash key → the field and the kind of error, without the value that the index quotes."""
+    documents: int = 0
+    last_errors: Mapping[bytes, FieldError] = field(default_factory=dict)
+    """By field."""
 
     @property
     def is_there(self) -> bool:
         return self.status != OFF and not self.is_missing
+
+    def reasons_since(self, before: IndexInfo) -> dict[bytes, str]:
+        """Hash key → why it was refused, of each field's last refusal if that was after ``before``."""
+        none = FieldError(0, b"", "")
+        return {
+            error.key: error.reason
+            for name, error in self.last_errors.items()
+            if error.failures > before.last_errors.get(name, none).failures
+        }
 
 
 class SearchIndex:
@@ -71,7 +94,8 @@ class SearchIndex:
             return self._trouble(reply)
         info = _mapping(reply)
         wrong = self._wrong_prefix(info) or self._wrong_schema(info)
-        return IndexInfo(wrong or OK, int(info.get(b"hash_indexing_failures", 0)), False, _last_errors(info))
+        failures, documents = int(info.get(b"hash_indexing_failures", 0)), int(info.get(b"num_docs", 0))
+        return IndexInfo(wrong or OK, failures, False, documents, _last_errors(info))
 
     async def ask(self) -> IndexInfo:
         """Its state now.
@@ -89,7 +113,10 @@ class SearchIndex:
             await self._link.call("FT.CREATE", settings.index_name, *prefix, "SCHEMA", *(settings.index_schema or ()))
         except ResponseError as error:
             if "already exists" not in str(error):
-                reason = _kind_of(str(error)) if code_of(error) == "ERR" else code_of(error)
+                code = code_of(error)
+                reason = _kind_of(str(error)) if code == "ERR" else code
+                if code == "NOPERM":
+                    reason = f"the Redis user lacks {missing_right(error)}"
                 return IndexInfo(
                     f"{settings.index_name} is missing and could not be created ({reason})", is_missing=True
                 )
@@ -163,6 +190,9 @@ def field_types(schema: Sequence[str]) -> dict[str, str]:
     types: dict[str, str] = {}
     at = 0
     while at < len(schema):
+        if schema[at].upper() in _OPTIONS_WITH_VALUE and "".join(schema[at + 1 : at + 2]).upper() not in _TYPES:
+            at += 2
+            continue
         has_alias = schema[at + 1 : at + 2] and schema[at + 1].upper() == "AS"
         type_at = at + 3 if has_alias else at + 1
         kind = schema[type_at].upper() if type_at < len(schema) else ""
@@ -186,14 +216,15 @@ def _kind_of(text: str) -> str:
     return text.split(":", 1)[0].split("'", 1)[0].split('"', 1)[0].strip() or "no reason given"
 
 
-def _last_errors(info: Mapping[bytes, Any]) -> dict[bytes, str]:
-    errors: dict[bytes, str] = {}
+def _last_errors(info: Mapping[bytes, Any]) -> dict[bytes, FieldError]:
+    errors: dict[bytes, FieldError] = {}
     for row in map(_mapping, info.get(b"field statistics", [])):
         error = _mapping(row.get(b"Index Errors", {}))
         text, key = error.get(b"last indexing error", b"N/A"), error.get(b"last indexing error key", b"N/A")
         if key != b"N/A":
-            name = row.get(b"identifier", b"").decode("utf-8", "replace")
-            errors[key] = f"{_kind_of(text.decode('utf-8', 'replace'))} (field {name})"
+            name: bytes = row.get(b"identifier", b"")
+            reason = f"{_kind_of(text.decode('utf-8', 'replace'))} (field {name.decode('utf-8', 'replace')})"
+            errors[name] = FieldError(int(error.get(b"indexing failures", 0)), key, reason)
     return errors
 
 
@@ -201,8 +232,8 @@ class RefusedDocuments:
     """Finds, during a sweep, the stored entries that the index refused.
 
     The index counts its refusals, of everybody's writes; so long as the count stands still there is nothing to look for.
-    When it grew, the entries stored since are looked up, and go on being looked up until the growth is accounted for: a
-    batch that was under way when the count was read has its entries noted only afterwards.
+    Once it grew, every entry that the sweep stored since is looked up: a batch that was under way when the count was read
+    has its entries noted only afterwards, and entries that share a key make the found ones no match for the count.
     """
 
     WINDOW: Final = 5000
@@ -210,10 +241,10 @@ class RefusedDocuments:
 
     def __init__(self, index: SearchIndex, info: IndexInfo, tally: Tally) -> None:
         self._index = index
-        self._failures = info.failures
+        self._before = info
+        self._has_grown = False
         self._is_on = info.is_there
         self._tally = tally
-        self._unaccounted = 0
         self._window: list[bytes] = []
 
     async def note(self, stored: Sequence[bytes]) -> None:
@@ -228,11 +259,18 @@ class RefusedDocuments:
         if not (self._is_on and self._window):
             return
         window, self._window = self._window, []
+        try:
+            refused, info = await self._refused_among(window)
+        except BaseException:
+            self._window = window + self._window  # the reply was lost: the next look asks again
+            raise
+        reasons = info.reasons_since(self._before)
+        for entry_id, key in refused:
+            self._tally.name_unsearchable(reasons.get(key, "refused by the index"), entry_id)
+
+    async def _refused_among(self, window: Sequence[bytes]) -> tuple[list[tuple[bytes, bytes]], IndexInfo]:
         info = await self._index.ask()
-        self._unaccounted += max(info.failures - self._failures, 0)
-        self._failures = info.failures
-        if self._unaccounted > 0 and info.is_there:
-            refused = await self._index.refused(window)
-            self._unaccounted -= len(refused)
-            for entry_id, key in refused:
-                self._tally.name_unsearchable(info.last_errors.get(key, "refused by the index"), entry_id)
+        self._has_grown = self._has_grown or info.failures > self._before.failures
+        if self._has_grown and info.is_there:
+            return await self._index.refused(window), info
+        return [], info

@@ -10,42 +10,60 @@ from monitor.sweep import Carried, Sweep
 from shared.errors import TickFailed
 from shared.redis_client import RedisLink
 from shared.settings import Settings, StreamSettings
+from shared.telemetry import Telemetry, of_process
 
 logger = logging.getLogger("monitor")
 
 LONGEST_ROUND_TRIP_S = 5.0
+CONNECTIONS_BESIDE_SETTLING = 4
+"""For each stream: the walk, the index, dead letters."""
 
 
 class Janitor:
     """Sweeps what ``settings`` name, tick after tick, over one pool of connections. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, telemetry: Telemetry | None = None) -> None:
+        """``telemetry``: where the sweeps are told of; by default, wherever the environment says."""
         self.settings = settings
+        self.telemetry = of_process() if telemetry is None else telemetry
         # Half the budget: a connection that has gone silent leaves time for another try.
-        self._link = RedisLink(settings.redis, settings.concurrency, min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2))
+        self._link = RedisLink(
+            settings.redis,
+            (settings.concurrency + CONNECTIONS_BESIDE_SETTLING) * len(settings.streams),
+            min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2),
+        )
         self._carried = {stream: Carried() for stream in settings.streams}
+        self.sweeps: tuple[Sweep, ...] = ()
+        """Those of the tick that is under way, or of the last one; in the order of ``settings.streams``."""
 
     async def tick(self) -> tuple[SweepReport, ...]:
         """Sweep each stream once and log its report; the reports of sweeps that ended early say why in ``error``."""
-        return tuple(await asyncio.gather(*(self._sweep(stream) for stream in self.settings.streams)))
+        self.sweeps = tuple(self._sweep(stream) for stream in self.settings.streams)
+        reports = tuple(await asyncio.gather(*(_reported(sweep) for sweep in self.sweeps)))
+        await self.telemetry.flush(self.settings.interval_s)
+        return reports
 
-    async def _sweep(self, stream: StreamSettings) -> SweepReport:
+    def _sweep(self, stream: StreamSettings) -> Sweep:
         settings = self.settings
-        sweep = Sweep(
+        return Sweep(
             self._link,
             stream,
             settings.page_size,
             settings.concurrency,
             settings.budget_s,
             self._carried[stream],
+            self.telemetry.of_group(stream.stream, stream.group, settings.interval_s),
         )
-        report = await sweep.run()
-        log(report)
-        return report
 
     async def close(self) -> None:
         """Close the connections; the janitor can still be used and would open new ones."""
         await self._link.close()
+
+
+async def _reported(sweep: Sweep) -> SweepReport:
+    report = await sweep.run()
+    log(report)
+    return report
 
 
 def log(report: SweepReport) -> None:

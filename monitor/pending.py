@@ -12,6 +12,8 @@ from shared.redis_client import RedisLink, Reply
 
 FIRST, LAST = b"-", b"+"
 _GREATEST_SEQUENCE = 2**64 - 1
+GREATEST_ID = b"%d-%d" % (_GREATEST_SEQUENCE, _GREATEST_SEQUENCE)
+"""The last id that there can be; none follows it."""
 
 
 class PendingEntry(NamedTuple):

@@ -138,6 +138,14 @@ class Tally:
         self.unsearchable += 1
         self._note(f"unsearchable: {reason}" if reason else "unsearchable", entry_id)
 
+    def take_over(self, other: Tally) -> None:
+        """Add what ``other`` counted and named."""
+        self.counts.update(other.counts)
+        self.unsearchable += other.unsearchable
+        for label, (more, more_ids) in other._named.items():
+            count, ids = self._named.get(label, (0, []))
+            self._named[label] = (count + more, (ids + more_ids)[:MOST_IDS_NAMED])
+
     def _note(self, label: str, entry_id: bytes) -> None:
         count, ids = self._named.get(label, (0, []))
         if len(ids) < MOST_IDS_NAMED:

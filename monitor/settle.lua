@@ -2,11 +2,12 @@
 -- `store` comes from store.lua, which is put before this text.
 --
 -- KEYS[1]  the stream
--- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many id fields (n),
---          the n id fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less
---          than hundreds
--- Returns  { taken, stored, kept, superseded, { id, outcome, id, outcome, … } }: of the ids the first `taken` were taken up;
---          the last list names what was not stored: `gone` (deleted from the stream while pending), `lost` (someone else
+-- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many trace contexts to
+--          return at the most, what becomes of the fields that hold them (keep | drop), how many id fields (n), the n id
+--          fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
+-- Returns  { taken, stored, kept, superseded, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace
+--          contexts more there were }: of the ids the first `taken` were taken up;
+--          the first list names what was not stored: `gone` (deleted from the stream while pending), `lost` (someone else
 --          took or acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
 --          An error with the server's code: nothing was done to the entry that met it, nor to those behind it; the ones
 --          before it are settled.
@@ -17,28 +18,31 @@
 
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local min_idle_ms, prefix, on_conflict = tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local run_s, id_field_count = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7])
+local run_s, most_traces, keeps_trace_fields = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7]), ARGV[8] == 'keep'
+local first_id_field, id_field_count = 10, tonumber(ARGV[9])
 
 local ids = {}
-for id in string.gmatch(ARGV[8 + id_field_count], '%S+') do ids[#ids + 1] = id end
+for id in string.gmatch(ARGV[first_id_field + id_field_count], '%S+') do ids[#ids + 1] = id end
 
 -- Entries read at a time at the most: few, since each may be of 1 MB (1.3 ms to read) and the clock is looked at only
 -- between slices. The first is of one entry, and so is the one behind a slice that made Lua's memory grow by HEAVY_KB.
-local LARGEST_SLICE, HEAVY_KB = 4, 256
+local LARGEST_SLICE, HEAVY_KB, LIGHT_SLICES = 4, 64, 4
 local PAGE = 64 -- rows of the pending entries list read at a time; they are small
 local LONGEST_ID = 1024
+local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 -- The server's own refusals: not the entry's fault, and the next entry would meet them as well.
 local SERVER_REFUSES = { OOM = true, MISCONF = true, NOREPLICAS = true, READONLY = true, NOPERM = true, CROSSSLOT = true,
-  MOVED = true, ASK = true, CLUSTERDOWN = true, TRYAGAIN = true, LOADING = true, BUSY = true, MASTERDOWN = true }
+  MOVED = true, ASK = true, CLUSTERDOWN = true, TRYAGAIN = true, LOADING = true, BUSY = true, MASTERDOWN = true, NOCOMMAND = true }
 
 -- What `command` answers for the ids from `first` to `last`, in their order, false for an id that it does not have:
 -- one call where the ids lie side by side, one more for each that others lie between.
 local function look_up(command, first, last)
-  local count, by_id = last - first + 1, {}
+  local count = last - first + 1
   local rows = command(ids[first], ids[last], count)
   local side_by_side = #rows == count
   for i = 1, #rows do side_by_side = side_by_side and rows[i][1] == ids[first + i - 1] end
   if side_by_side then return rows end
+  local by_id = {}
   for _, row in ipairs(rows) do by_id[row[1]] = row end
   rows = {}
   for i = 1, count do
@@ -55,17 +59,31 @@ local function escaped(value)
   return (string.gsub(value, '[%%:]', { ['%'] = '%25', [':'] = '%3A' }))
 end
 
-local function last_value(fields, name)
+-- One pass over an entry's names, the last of two alike winning: the values of the id fields, and whether a producer left
+-- its trace context there.
+local TRACE = 0
+local roles, values = { traceparent = TRACE, tracestate = TRACE }, {}
+for i = 1, id_field_count do roles[ARGV[first_id_field + i - 1]] = i end
+
+local function read_names(fields)
+  local has_trace = false
+  for i = 1, id_field_count do values[i] = nil end
   for i = #fields - 1, 1, -2 do
-    if fields[i] == name then return fields[i + 1] end
+    local role = roles[fields[i]]
+    if role == TRACE then
+      has_trace = true
+    elseif role and not values[role] then
+      values[role] = fields[i + 1]
+    end
   end
+  return has_trace
 end
 
--- The entry's id, or nil and what is wrong with it.
-local function identity(fields)
+-- The entry's id of the values that were read, or nil and what is wrong with it.
+local function identity()
   local id
-  for i = 8, 7 + id_field_count do
-    local value = last_value(fields, ARGV[i])
+  for i = 1, id_field_count do
+    local value = values[i]
     if not value then return nil, 'no_id' end
     if value == '' then return nil, 'empty_id' end
     if id_field_count > 1 then value = escaped(value) end
@@ -76,15 +94,20 @@ local function identity(fields)
 end
 
 local function code_of(failure)
-  if string.find(failure.err, 'access a non local key', 1, true) or string.find(failure.err, 'cross slot', 1, true) then
+  if string.find(failure.err, 'access a non local key', 1, true) or string.find(failure.err, 'the same slot', 1, true) then
     return 'CROSSSLOT'
   end
+  if string.find(failure.err, 'cluster is down', 1, true) or string.find(failure.err, 'slot not served', 1, true) then
+    return 'CLUSTERDOWN'
+  end
+  if string.find(failure.err, 'ACL failure', 1, true) then return 'NOPERM' end
+  if string.find(failure.err, 'nknown Redis command', 1, true) then return 'NOCOMMAND' end -- renamed or disabled
   return string.match(failure.err, '^-?(%u+)') or 'ERR'
 end
 
 local tally = { stored = 0, kept = 0, superseded = 0 }
 local done, named = {}, {}
-local taken, refusal = 0, nil
+local taken, refusal, refused_what = 0, nil, 'do the write'
 
 local function acknowledge()
   for first = 1, #done, 1000 do
@@ -103,9 +126,42 @@ local function refuse(id, reason)
   name(id, reason)
 end
 
+local traces, more_traces = {}, 0
+
+local function note_trace(parent, state)
+  if parent == '' or #parent > LONGEST_TRACEPARENT or most_traces == 0 then return end
+  if #traces == 2 * most_traces then
+    more_traces = more_traces + 1
+    return
+  end
+  traces[#traces + 1] = parent
+  traces[#traces + 1] = #state <= LONGEST_TRACESTATE and state or ''
+end
+
+-- The fields without those of the trace context, which is noted.
+local function split_from_trace(fields)
+  local rest, parent, state = {}, '', ''
+  for i = 1, #fields, 2 do
+    if fields[i] == 'traceparent' then
+      parent = fields[i + 1]
+    elseif fields[i] == 'tracestate' then
+      state = fields[i + 1]
+    else
+      rest[#rest + 1] = fields[i]
+      rest[#rest + 1] = fields[i + 1]
+    end
+  end
+  note_trace(parent, state)
+  return rest
+end
+
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
-  local key_id, fault = identity(fields)
+  if read_names(fields) then
+    local rest = split_from_trace(fields)
+    if not keeps_trace_fields then fields = rest end
+  end
+  local key_id, fault = identity()
   if fault then
     refuse(id, fault)
     return true
@@ -119,16 +175,23 @@ local function settle(id, fields)
   local code = code_of(outcome)
   if SERVER_REFUSES[code] then
     refusal = code
+    refused_what = string.match(outcome.err, "run the '[^']+' command") or refused_what
     return false
   end
   refuse(id, code == 'WRONGTYPE' and 'wrong_type' or 'error:' .. code)
   return true
 end
 
-local started = os.clock()
+-- TIME stands still in a script; the processor's clock does not. Redis keeps it from scripts before 7.4: there a run ends
+-- with so many entries, or the first heavy slice.
+local MOST_WITHOUT_CLOCK = 64
+local clock = rawget(_G, 'os') and os.clock
+local started = clock and clock()
 
--- TIME stands still in a script; the processor's clock does not.
-local function time_is_up() return os.clock() - started >= run_s end
+local function time_is_up(is_heavy)
+  if clock then return clock() - started >= run_s end
+  return is_heavy or taken >= MOST_WITHOUT_CLOCK
+end
 
 -- How many of the ids from `first` to `last` were taken up; `rows` are their rows of the pending entries list.
 local function settle_slice(first, last, rows, row_at)
@@ -147,7 +210,7 @@ local function settle_slice(first, last, rows, row_at)
   return last - first + 1
 end
 
-local slice = 1
+local slice, slices = 1, 0
 
 -- Whether the run can go on.
 local function settle_page(first, last)
@@ -155,8 +218,12 @@ local function settle_page(first, last)
   while at <= last do
     local slice_last, held_kb = math.min(at + slice - 1, last), collectgarbage('count')
     taken = taken + settle_slice(at, slice_last, rows, at - first + 1)
-    if refusal or time_is_up() then return false end
-    slice = collectgarbage('count') - held_kb > HEAVY_KB and 1 or math.min(slice * 2, LARGEST_SLICE)
+    local is_heavy = collectgarbage('count') - held_kb > HEAVY_KB
+    slices = slices + 1
+    if refusal then return false end
+    -- The clock costs half a microsecond, so light slices look at it now and then.
+    if (is_heavy or slices % LIGHT_SLICES == 0) and time_is_up(is_heavy) then return false end
+    slice = is_heavy and 1 or math.min(slice * 2, LARGEST_SLICE)
     at = slice_last + 1
   end
   return true
@@ -166,5 +233,5 @@ for first = 1, #ids, PAGE do
   if not settle_page(first, math.min(first + PAGE - 1, #ids)) then break end
 end
 acknowledge()
-if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused the write') end
-return { taken, tally.stored, tally.kept, tally.superseded, named }
+if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
+return { taken, tally.stored, tally.kept, tally.superseded, named, traces, more_traces }

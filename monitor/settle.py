@@ -17,8 +17,9 @@ from monitor.pending import PendingEntry
 from monitor.report import Outcome
 from monitor.scripts import Script, probe_script, settle_script
 from shared.redis_client import Argument, RedisLink
-from shared.retry import code_of
+from shared.retry import code_of, missing_right
 from shared.settings import StreamSettings
+from shared.telemetry import SILENT_GROUP, GroupTelemetry, TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,15 @@ class Batch:
     """Stored, but too few replicas confirmed it: left pending."""
     server_refusal: str | None = None
     """The code with which the server refused the entry behind the last that was settled."""
+    refusal: Exception | None = None
+    """The error with that code."""
     refused_by_server: list[bytes] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
     """The ids of the entries whose hashes were written, so that the index can be asked about them."""
+    traces: list[TraceContext] = field(default_factory=list)
+    """The trace contexts that entries carried, if spans are sent; at most MOST_LINKS."""
+    more_traces: int = 0
+    """How many more entries carried one."""
 
 
 class Settle(Protocol):
@@ -77,12 +84,13 @@ class ScriptSettle:
     name = "script"
     # The second run travels while the first one works; the server has one thread, so a third would only wait.
     concurrency = 2
-    RUN_MS: Final = 2.5
+    RUN_MS: Final = 3.0
     SMALLEST, LARGEST = 16, 512
 
-    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+    def __init__(self, link: RedisLink, settings: StreamSettings, telemetry: GroupTelemetry = SILENT_GROUP) -> None:
         self.batch_size = 128
         self._link = link
+        self._telemetry = telemetry
         self._script: Script = settle_script()
         self._stream = settings.stream
         self._head: tuple[Argument, ...] = (
@@ -92,6 +100,8 @@ class ScriptSettle:
             settings.hash_prefix,
             settings.on_conflict,
             self.RUN_MS,
+            telemetry.most_links,
+            "keep" if settings.keep_trace_fields else "drop",
             len(settings.id_fields),
             *settings.id_fields,
         )
@@ -99,10 +109,11 @@ class ScriptSettle:
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         ids = [entry.entry_id for entry in entries]
         try:
-            reply = await self._script.run(self._link, (self._stream,), (*self._head, b" ".join(ids)))
+            with self._telemetry.settle(len(ids)):
+                reply = await self._script.run(self._link, (self._stream,), (*self._head, b" ".join(ids)))
         except ResponseError as error:
             if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
-                raise ScriptNotAllowed(code_of(error)) from None
+                raise ScriptNotAllowed(_reason(error)) from None
             raise
         batch = self._read(entries, *reply)
         self._adapt(len(entries), batch.taken)
@@ -116,8 +127,11 @@ class ScriptSettle:
         kept: int,
         superseded: int,
         named: list[bytes],
+        traces: list[bytes],
+        more_traces: int,
     ) -> Batch:
         batch = Batch(taken)
+        batch.traces, batch.more_traces = list(zip(traces[::2], traces[1::2], strict=True)), more_traces
         batch.counts[Outcome.PROCESSED] = stored
         batch.counts[Outcome.KEPT] = kept
         batch.counts[Outcome.SUPERSEDED] = superseded
@@ -149,6 +163,11 @@ def _is_unknown_to_old_server(error: ResponseError) -> bool:
     return "compiling script" in str(error)
 
 
+def _reason(error: ResponseError) -> str:
+    code = code_of(error)
+    return f"the Redis user lacks {missing_right(error)}" if code == "NOPERM" else code
+
+
 async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | None:
     """None if a script may settle this stream; else the reason why not. Writes nothing.
 
@@ -159,5 +178,5 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     try:
         answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, *keys))
     except ResponseError as error:
-        return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else code_of(error)
+        return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else _reason(error)
     return None if answer == b"OK" else answer.decode()

@@ -45,11 +45,19 @@ local function stale_fields(key, fields)
   return stale
 end
 
+-- Redis 7.0: without the right to HDEL the HSET would leave a mix of both versions behind.
+local function may_drop(key, stale)
+  return #stale == 0 or not redis.acl_check_cmd or redis.acl_check_cmd('HDEL', key, stale[1])
+end
+
 local function store_newer(key, entry_id, fields)
   local held = redis.pcall('HGET', key, ENTRY_ID_FIELD)
   if type(held) == 'table' then return held end
   if held and is_newer(held, entry_id) then return 'superseded' end
   local stale = stale_fields(key, fields)
+  if not may_drop(key, stale) then
+    return { err = "NOPERM ACL failure in script: no permissions to run the 'hdel' command" }
+  end
   fields[#fields + 1] = ENTRY_ID_FIELD
   fields[#fields + 1] = entry_id
   local failure = write(key, fields)

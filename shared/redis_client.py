@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from shared.settings import RedisSettings
+from shared.settings import EntraSettings, RedisSettings
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout as within
@@ -31,13 +31,13 @@ Reply: TypeAlias = Any
 """What a command answered; from ``pipelined`` also the exception that it answered with."""
 
 HEALTH_CHECK_INTERVAL_S = 45  # Azure closes a connection that was idle for ten minutes
-CONNECTIONS_BESIDE_SETTLING = 4
+TOKEN_SHARE_OF_TIMEOUT = 0.8
 
 
 class RedisLink:
     """The way to one Redis. Connects at its first command; belongs to the event loop it was first used in."""
 
-    def __init__(self, settings: RedisSettings, concurrency: int, timeout_s: float) -> None:
+    def __init__(self, settings: RedisSettings, most_connections: int, timeout_s: float) -> None:
         """``timeout_s`` bounds each round trip, connecting included, in seconds."""
         self._timeout_s = timeout_s
         self._client = Redis(
@@ -51,7 +51,7 @@ class RedisLink:
             # One layer of retries only, and it is ours: a retried XCLAIM answers [] though the first claimed all.
             retry=Retry(NoBackoff(), 0),
             health_check_interval=HEALTH_CHECK_INTERVAL_S,
-            max_connections=concurrency + CONNECTIONS_BESIDE_SETTLING,
+            max_connections=most_connections,
             client_name="stream-janitor",
             protocol=3,
             # Would be another command at connect, which a minimal ACL refuses.
@@ -59,6 +59,17 @@ class RedisLink:
             **_tls(settings),
         )
         self._client.response_callbacks.clear()
+        if settings.entra is not None:
+            self._log_in_with_tokens(settings.entra, settings.tls)
+
+    def _log_in_with_tokens(self, settings: EntraSettings, tls: bool) -> None:
+        from shared.entra import connection_options, token_source
+
+        # A share of the round trip's time: what a command waits for is then said to be the token, not Redis.
+        options = connection_options(token_source(settings, TOKEN_SHARE_OF_TIMEOUT * self._timeout_s), tls)
+        pool = self._client.connection_pool
+        pool.connection_class = options.pop("connection_class")
+        pool.connection_kwargs.update(options)
 
     async def call(self, *command: Argument) -> Reply:
         """One command's reply.

@@ -40,6 +40,7 @@ FAULTS: dict[str, Fault] = {
     "CLUSTERDOWN": Fault.AGAIN,
     "MASTERDOWN": Fault.AGAIN,
     "UNBLOCKED": Fault.AGAIN,
+    "NOSCRIPT": Fault.AGAIN,  # flushed again between its loading and its run; nothing ran
     # a primary that was demoted answers READONLY on connections that still lead to it
     "READONLY": Fault.RECONNECT,
     # the server's state or our rights: repeating changes nothing
@@ -54,6 +55,7 @@ FAULTS: dict[str, Fault] = {
     "MOVED": Fault.GIVE_UP,
     "ASK": Fault.GIVE_UP,
     "TLS": Fault.GIVE_UP,
+    "NOCOMMAND": Fault.GIVE_UP,
     # what a single entry can bring about
     "WRONGTYPE": Fault.ENTRY,
 }
@@ -75,6 +77,10 @@ def code_of(error: BaseException) -> str:
         return "TLS" if _is_tls(error) else "CONNECTION"
     if isinstance(error, redis_errors.TimeoutError):
         return "TIMEOUT"
+    if "ACL failure in script" in str(error):
+        return "NOPERM"  # what a script calls is checked against the caller's rights, with words of its own
+    if "unknown command" in str(error) or "nknown Redis command" in str(error):
+        return "NOCOMMAND"  # renamed or disabled on this server: no entry can be at fault
     word = str(error).split(" ", 1)[0].lstrip("-")
     return word if word.isascii() and word.isupper() and word.isalpha() else "ERR"
 
@@ -136,7 +142,7 @@ async def persist(
 
     try:
         return await attempt()  # the usual case, thousands of times a sweep, pays for nothing below
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if not is_worth_repeating(error):
             raise
         failure: BaseException | None = error
@@ -183,11 +189,11 @@ def explained(error: BaseException, doing: str) -> JanitorError:
     kind = RedisUnavailable if code in _OUT_OF_REACH else RedisRefused
     advice = _WHAT_TO_DO.get(code)
     if code == "NOPERM":
-        advice = f"the Redis user lacks {_missing_right(error)} (NOPERM): see the ACL lines in the README"
+        advice = f"the Redis user lacks {missing_right(error)} (NOPERM): see the ACL lines in the README"
     return kind(f"{advice or f'Redis answered {code}'} (while at {doing})")
 
 
-def _missing_right(error: BaseException) -> str:
-    """The command that NOPERM names; its text for keys and channels names them, so that stays out."""
+def missing_right(error: BaseException) -> str:
+    """The command that NOPERM names, as an ACL rule; its text for keys and channels names them, so that stays out."""
     command = _RIGHT_IN_TEXT.search(str(error))
     return f"the right +{command[1].lower()}" if command else "the right to a key that is needed"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 
 _TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2}):(\d{2})")
 _FIRES_LOOKED_AT = 120
@@ -18,10 +19,9 @@ def shortest_interval_s(schedule: str) -> float:
     Raises:
         ValueError: the schedule cannot be read, or fires less than twice.
     """
-    span = _TIME_SPAN.fullmatch(schedule)
+    span = _time_span(schedule)
     if span:
-        days, hours, minutes, seconds = (int(part or 0) for part in span.groups())
-        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+        return span.total_seconds()
     # Imported here: only a schedule that is not the default needs it (see settings.py), and a cold start pays for imports.
     from cronsim import CronSim, CronSimError
 
@@ -34,3 +34,30 @@ def shortest_interval_s(schedule: str) -> float:
     if len(fires) < 2:
         raise ValueError("it never fires twice")
     return min((later - earlier).total_seconds() for earlier, later in pairwise(fires))
+
+
+def fires(schedule: str, after: datetime) -> Iterator[datetime]:
+    """When ``schedule`` fires after that time, one fire after the other.
+
+    Where both a day of the month and a day of the week are given, either is enough here, while Azure wants both.
+
+    Raises:
+        ValueError: the schedule cannot be read.
+    """
+    span = _time_span(schedule)
+    if span:
+        return (after + span * number for number in count(1))
+    from cronsim import CronSim, CronSimError
+
+    try:
+        return iter(CronSim(schedule, after))
+    except CronSimError as error:
+        raise ValueError(str(error)) from None
+
+
+def _time_span(schedule: str) -> timedelta | None:
+    match = _TIME_SPAN.fullmatch(schedule)
+    if not match:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -5,6 +5,7 @@ App settings reach a function as environment variables, so a setting's name is i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ from shared.schedule import shortest_interval_s
 DEFAULT_SCHEDULE = "*/20 * * * * *"
 DEFAULT_SCHEDULE_INTERVAL_S = 20.0
 DEFAULT_SCHEMA = "id TEXT user TEXT text TEXT location TEXT hashtags TAG SEPARATOR ,"
+TRACE_FIELDS = frozenset(("traceparent", "tracestate"))
+"""The fields in which a producer leaves its trace context (W3C Trace Context), flat in the entry."""
 REQUIRED = None
 """In ``DEFAULTS``: the variable has no default and must be set."""
 
@@ -25,12 +28,16 @@ DEFAULTS: dict[str, str | None] = {
     "REDIS_HOST": REQUIRED,
     "REDIS_PASSWORD": "",
     "STREAM_NAME": REQUIRED,
+    "STREAMS": "",
     "STREAM_CONSUMER_GROUP_NAME": REQUIRED,
     "MONITORING_CONSUMER_NAME": REQUIRED,
     "MIN_IDLE_TIME_SEC": REQUIRED,
     "REDIS_USERNAME": "",
     "REDIS_TLS": "true",
     "REDIS_TLS_CA_FILE": "",
+    "REDIS_AUTH": "password",
+    "REDIS_ENTRA_CREDENTIAL": "managed",
+    "REDIS_ENTRA_CLIENT_ID": "",
     "MONITOR_SCHEDULE": DEFAULT_SCHEDULE,
     "SWEEP_BUDGET_SEC": "15",
     "HASH_PREFIX": "tweet:",
@@ -46,8 +53,30 @@ DEFAULTS: dict[str, str | None] = {
     "REAP_CONSUMERS_AFTER_SEC": "0",
     "REAP_KEEP": "",
     "ACK_REPLICAS": "0",
+    "KEEP_TRACE_FIELDS": "false",
 }
 """Every variable that is read, with its default; the README's table is held to this by a test."""
+
+ITEM_KEYS: dict[str, str] = {
+    "name": "STREAM_NAME",
+    "group": "STREAM_CONSUMER_GROUP_NAME",
+    "consumer": "MONITORING_CONSUMER_NAME",
+    "min_idle_sec": "MIN_IDLE_TIME_SEC",
+    "prefix": "HASH_PREFIX",
+    "id_fields": "ID_FIELDS",
+    "index": "INDEX_NAME",
+    "schema": "INDEX_SCHEMA",
+    "settle_mode": "SETTLE_MODE",
+    "on_conflict": "ON_CONFLICT",
+    "dead_letter_stream": "DEAD_LETTER_STREAM",
+    "max_attempts": "MAX_ATTEMPTS",
+    "reap_consumers_after_sec": "REAP_CONSUMERS_AFTER_SEC",
+    "reap_keep": "REAP_KEEP",
+    "ack_replicas": "ACK_REPLICAS",
+    "keep_trace_fields": "KEEP_TRACE_FIELDS",
+}
+"""The key of an item of STREAMS → the flat variable whose value it has instead, for that stream."""
+MOST_PARTITIONS = 128
 
 _NOT_SUPPORTED = {
     "REDIS_SENTINEL": "Sentinel is not supported: name the primary in REDIS_HOST, or a proxy that follows it",
@@ -62,8 +91,21 @@ _YES, _NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d+))?")
 _MODES = ("auto", "script", "gather")
 _CONFLICTS = ("overwrite", "newer", "keep")
+_LOGINS = ("password", "entra")
+_CREDENTIALS = ("managed", "default")
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class EntraSettings:
+    """Whose tokens of Microsoft Entra ID to log in with."""
+
+    credential: str
+    """``managed``: the platform's managed identity; ``default``: whatever azure-identity's DefaultAzureCredential finds."""
+    client_id: str | None
+    """Of a user-assigned identity; None: the system-assigned one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +118,8 @@ class RedisSettings:
     password: str | None = field(repr=False)
     tls: bool
     tls_ca_file: str | None
+    entra: EntraSettings | None = None
+    """None: log in with the password, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +144,8 @@ class StreamSettings:
     reap_after_ms: int
     """0: consumers are never removed."""
     reap_keep: tuple[str, ...]
+    keep_trace_fields: bool
+    """Whether an entry's ``traceparent`` and ``tracestate`` are stored in its hash like any other field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +173,23 @@ class Settings:
 class _Reader:
     """Reads variables one by one and keeps the problems for the end, so that all are told at once."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], labels: Mapping[str, str] | None = None) -> None:
+        """``labels``: what a variable is called in a problem, where that is not its name."""
         self._environment = environment
+        self._labels = labels or {}
         self._problems: list[str] = []
 
     def settings(self) -> Settings:
         self._refuse_what_is_not_supported()
         redis = self._redis()
-        stream = self._stream()
+        streams = self._streams()
         interval_s = self._read("MONITOR_SCHEDULE", _interval_s, DEFAULT_SCHEDULE_INTERVAL_S)
         budget_s = self._budget_s(interval_s)
         page_size = self._read("PAGE_SIZE", _whole(1, 5000), 1)
         concurrency = self._read("CONCURRENCY", _whole(1, 64), 1)
         if self._problems:
             raise SettingsError(self._problems)
-        return Settings(redis, (stream,), interval_s, budget_s, page_size, concurrency)
+        return Settings(redis, streams, interval_s, budget_s, page_size, concurrency)
 
     def _redis(self) -> RedisSettings:
         tls = self._read("REDIS_TLS", _flag, True)
@@ -155,9 +203,75 @@ class _Reader:
         # Not stripped: a password may begin or end with a space.
         password = self._environment.get("REDIS_PASSWORD") or None
         username = self._text("REDIS_USERNAME") or None
-        if username and not password:
+        entra = self._entra(host, tls)
+        if username and not password and entra is None:
             self._problem("REDIS_USERNAME", "is set, but REDIS_PASSWORD is not")
-        return RedisSettings(host, port or (6380 if tls else 6379), username, password, tls, ca_file or None)
+        return RedisSettings(host, port or (6380 if tls else 6379), username, password, tls, ca_file or None, entra)
+
+    def _entra(self, host: str, tls: bool) -> EntraSettings | None:
+        credential = self._read("REDIS_ENTRA_CREDENTIAL", _one_of(_CREDENTIALS), "managed")
+        client_id = self._text("REDIS_ENTRA_CLIENT_ID") or None
+        if self._read("REDIS_AUTH", _one_of(_LOGINS), "password") == "password":
+            for name in ("REDIS_ENTRA_CREDENTIAL", "REDIS_ENTRA_CLIENT_ID"):
+                if self._environment.get(name, "").strip():
+                    self._problem(name, "is set, but REDIS_AUTH is not entra")
+            return None
+        if self._environment.get("REDIS_PASSWORD"):
+            self._problem("REDIS_PASSWORD", "is set, but REDIS_AUTH=entra logs in with tokens: remove one of them")
+        if self._text("REDIS_USERNAME"):
+            self._problem("REDIS_USERNAME", "is set, but with REDIS_AUTH=entra the token says who logs in: remove it")
+        if not tls and host.lower() not in _THIS_MACHINE:
+            self._problem("REDIS_TLS", "is false, but with REDIS_AUTH=entra tokens must not travel readable")
+        if importlib.util.find_spec("redis_entraid") is None:
+            self._problem(
+                "REDIS_AUTH",
+                "entra needs a package: pip install -r requirements-entra.txt "
+                "(the function app wants its line in requirements.txt)",
+            )
+        return EntraSettings(credential, client_id)
+
+    def _streams(self) -> tuple[StreamSettings, ...]:
+        """The one stream of the flat variables, or those of STREAMS, for which the flat variables are the defaults."""
+        if not self._text("STREAMS"):
+            return (self._stream(),)
+        if self._environment.get("STREAM_NAME", "").strip():
+            self._problem("STREAMS", "is set, and STREAM_NAME too: name every stream in STREAMS")
+        streams: list[StreamSettings] = []
+        no_items: list[dict[str, object]] = []
+        for index, item in enumerate(self._read("STREAMS", _items, no_items)):
+            streams += self._streams_of_item(f"STREAMS[{index}]", item)
+        names = [(stream.stream, stream.group) for stream in streams]
+        for stream, group in sorted({name for name in names if names.count(name) > 1 and all(name)}):
+            self._problem("STREAMS", f"stream {stream!r} with group {group!r} is there twice")
+        return tuple(streams)
+
+    def _streams_of_item(self, label: str, item: Mapping[str, object]) -> list[StreamSettings]:
+        unknown = sorted(set(item) - set(ITEM_KEYS) - {"partitions"})
+        for key in unknown:
+            self._problems.append(f"{label}.{key}: not a key of an item; there are {', '.join(ITEM_KEYS)}, partitions")
+        name, dead = str(item.get("name", "")), self._environment.get("DEAD_LETTER_STREAM", "").strip()
+        values = {ITEM_KEYS[key]: _as_text(value) for key, value in item.items() if key in ITEM_KEYS}
+        labels = {variable: f"{label}.{key}" for key, variable in ITEM_KEYS.items()}
+        streams = []
+        for stream in self._partitions(label, name, item.get("partitions")):
+            overlay = {**self._environment, **values, "STREAM_NAME": stream}
+            # A flat DEAD_LETTER_STREAM is a prefix here: two streams' dead letters are never merged.
+            if dead and dead.lower() != "off" and "dead_letter_stream" not in item:
+                overlay["DEAD_LETTER_STREAM"] = f"{dead}:{stream}"
+            reader = _Reader(overlay, labels)
+            streams.append(reader._stream())
+            self._problems += [problem for problem in reader._problems if problem not in self._problems]
+        return streams
+
+    def _partitions(self, label: str, name: str, partitions: object) -> list[str]:
+        if partitions is None:
+            return [name]
+        if not isinstance(partitions, int) or not 1 <= partitions <= MOST_PARTITIONS or name.count("%d") != 1:
+            self._problems.append(
+                f"{label}.partitions: expected a whole number from 1 to {MOST_PARTITIONS}, and one %d in the name"
+            )
+            return []
+        return [name.replace("%d", str(number)) for number in range(partitions)]
 
     def _stream(self) -> StreamSettings:
         stream = self._read("STREAM_NAME", _not_empty, "")
@@ -165,13 +279,15 @@ class _Reader:
         ack_replicas = self._read("ACK_REPLICAS", _whole(0, 100), 0)
         if mode == "script" and ack_replicas:
             self._problem("ACK_REPLICAS", "needs SETTLE_MODE gather or auto: a script cannot wait for replicas")
+        no_names: tuple[str, ...] = ()
+        id_fields = self._read("ID_FIELDS", _names, no_names)
         return StreamSettings(
             stream=stream,
             group=self._read("STREAM_CONSUMER_GROUP_NAME", _not_empty, ""),
             consumer=self._read("MONITORING_CONSUMER_NAME", _not_empty, ""),
             min_idle_ms=1000 * self._read("MIN_IDLE_TIME_SEC", _whole(0, 10**9), 0),
             hash_prefix=self._read("HASH_PREFIX", _not_empty, ""),
-            id_fields=self._read("ID_FIELDS", _names, ()),
+            id_fields=id_fields,
             index_name=self._read("INDEX_NAME", _not_empty, ""),
             index_schema=self._read("INDEX_SCHEMA", _schema, None),
             on_conflict=self._read("ON_CONFLICT", _one_of(_CONFLICTS), "overwrite"),
@@ -181,6 +297,8 @@ class _Reader:
             ack_replicas=ack_replicas,
             reap_after_ms=1000 * self._read("REAP_CONSUMERS_AFTER_SEC", _whole(0, 10**9), 0),
             reap_keep=tuple(part.strip() for part in self._text("REAP_KEEP").split(",") if part.strip()),
+            # A field that makes the key belongs to the data.
+            keep_trace_fields=self._read("KEEP_TRACE_FIELDS", _flag, False) or not TRACE_FIELDS.isdisjoint(id_fields),
         )
 
     def _dead_letter_stream(self, stream: str) -> str | None:
@@ -220,6 +338,7 @@ class _Reader:
             return instead
 
     def _problem(self, name: str, text: str) -> None:
+        name = self._labels.get(name, name)
         self._problems.append(f"{name} {text}" if text.startswith("is ") else f"{name}: {text}")
 
 
@@ -275,6 +394,27 @@ def _not_empty(text: str) -> str:
     if not text:
         raise ValueError("must not be empty")
     return text
+
+
+def _items(text: str) -> list[dict[str, object]]:
+    import json
+
+    try:
+        items = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        raise ValueError("expected a JSON array of objects, one for each stream")
+    return items
+
+
+def _as_text(value: object) -> str:
+    """A JSON value as the text that the flat variable would have."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +14,8 @@ import redis
 from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from monitor.report import SweepReport
-from shared.settings import Settings
+from shared.redis_client import Argument, Command, RedisLink, Reply
+from shared.settings import RedisSettings, Settings
 
 DAY_MS = 24 * 3600 * 1000
 _numbers = itertools.count(1)
@@ -129,7 +130,7 @@ class Scene:
         return dict(reply)
 
     def hashes(self) -> list[bytes]:
-        return list(self.raw.scan_iter(match=self.prefix + "*", count=1000))  # type: ignore[no-untyped-call]
+        return list(self.raw.execute_command("KEYS", self.prefix + "*"))
 
     def dead_letters(self) -> list[list[object]]:
         letters: list[list[object]] = self.raw.execute_command("XRANGE", f"{self.stream}:dead", "-", "+")
@@ -210,3 +211,82 @@ async def sweep() -> AsyncIterator[Sweeper]:
     sweeper = Sweeper()
     yield sweeper
     await sweeper.close()
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A server without search for one test alone, which may spoil it: full memory, read-only, other users."""
+    with RedisServer(search=False) as running:
+        yield running
+
+
+@pytest.fixture
+def own_scene(own_server: RedisServer) -> Iterator[Scene]:
+    """A scene on the test's own server; it wants no index."""
+    client = raw_client(own_server)
+    yield new_scene(client, own_server.environment, INDEX_SCHEMA="off")
+    client.close()
+
+
+def raw_client(server: RedisServer, **arguments: str) -> redis.Redis:
+    """Bytes and raw replies, like ``raw``; for another server or user."""
+    client = redis.Redis(port=server.port, protocol=3, **arguments)  # type: ignore[arg-type]
+    client.response_callbacks.clear()
+    return client
+
+
+@pytest.fixture
+async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
+    """The janitor's own way to the worker's server, for tests that drive one room of it."""
+    link = RedisLink(_redis_settings(server), 4, 5.0)
+    yield link
+    await link.close()
+
+
+def _redis_settings(server: RedisServer) -> RedisSettings:
+    host, _, port = server.environment["REDIS_HOST"].partition(":")
+    return RedisSettings(host, int(port), None, None, False, None)
+
+
+class Wire:
+    """What a link sends, seen and, where a test wants it, delayed: ``before`` runs ahead of each command of a kind."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self.round_trips = 0
+        self.commands: list[Command] = []
+        self.before: Callable[[Command], Awaitable[None] | None] = lambda command: None
+        self.after: Callable[[Command, Reply], Awaitable[None] | None] = lambda command, reply: None
+        self._call, self._pipelined = link.call, link.pipelined
+        link.call, link.pipelined = self.call, self.pipelined  # type: ignore[method-assign]
+
+    async def call(self, *command: Argument) -> Reply:
+        await self._see(self.before, command)
+        self.round_trips += 1
+        self.commands.append(command)
+        reply = await self._call(*command)
+        await self._see(self.after, command, reply)
+        return reply
+
+    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+        commands = list(commands)
+        for command in commands:
+            await self._see(self.before, command)
+        self.round_trips += 1
+        self.commands += commands
+        replies = await self._pipelined(commands)
+        for command, reply in zip(commands, replies, strict=True):
+            await self._see(self.after, command, reply)
+        return replies
+
+    async def _see(self, look: Callable[..., Awaitable[None] | None], *seen: Reply) -> None:
+        waiting = look(*seen)
+        if waiting is not None:
+            await waiting
+
+    def sent(self, name: str) -> list[Command]:
+        return [command for command in self.commands if command[0] == name]
+
+
+def wire(janitor: Janitor) -> Wire:
+    """See what ``janitor`` sends from now on."""
+    return Wire(janitor._link)

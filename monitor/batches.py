@@ -1,0 +1,180 @@
+"""Settles the abandoned entries that the walk hands over, batch by batch, and counts each of them once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import ResponseError
+
+from monitor.course import Course
+from monitor.dead_letter import DeadLetters
+from monitor.gather import GatherSettle
+from monitor.index import RefusedDocuments
+from monitor.pending import PendingEntry
+from monitor.report import Outcome, Tally
+from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
+from shared.errors import RedisRefused
+from shared.redis_client import RedisLink
+from shared.retry import FAULTS, Fault, code_of, explained
+from shared.settings import StreamSettings
+from shared.telemetry import BatchSpan, GroupTelemetry
+
+logger = logging.getLogger("monitor")
+
+
+@dataclass(slots=True)
+class Carried:
+    """What one sweep leaves to the next one in the same process; a new process does without."""
+
+    cursor: bytes | None = None
+    """The id where the last sweep stopped; None: it came to the end."""
+    settle: Settle | None = None
+    """How entries are settled here, once the server was asked."""
+
+
+class Batches:
+    """One sweep's batches. The way to settle is chosen at the first one, and again if the server comes to refuse it."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        settings: StreamSettings,
+        concurrency: int,
+        carried: Carried,
+        course: Course,
+        tally: Tally,
+        documents: RefusedDocuments,
+        telemetry: GroupTelemetry,
+    ) -> None:
+        self._link = link
+        self._settings = settings
+        self._concurrency = concurrency
+        self._carried = carried
+        self._course = course
+        self._tally = tally
+        self._refused_documents = documents
+        self._telemetry = telemetry
+        self.mode = "none"
+        """script or gather; none while nothing was settled."""
+
+    async def choose(self) -> Settle:
+        if self._carried.settle is None:
+            reason = await self._reason_against_script()
+            if reason:
+                self._use_gather(reason)
+            else:
+                self._use(ScriptSettle(self._link, self._settings, self._telemetry), "a script may")
+        settle = self._carried.settle
+        assert settle is not None
+        self.mode = settle.name
+        return settle
+
+    async def _reason_against_script(self) -> str | None:
+        if self._settings.settle_mode == "gather":
+            return "SETTLE_MODE asks for it"
+        if self._settings.ack_replicas:
+            return "ACK_REPLICAS asks for it"
+        reason = await self._course.persist(lambda: script_is_allowed(self._link, self._settings))
+        if reason and self._settings.settle_mode == "script":
+            raise RedisRefused(f"SETTLE_MODE is script, but a script cannot settle here: {reason}; use auto or gather")
+        return reason
+
+    def _use(self, settle: Settle, reason: str) -> None:
+        self._carried.settle = settle
+        self.mode = settle.name
+        logger.info("settle mode for %s/%s: %s (%s)", self._settings.stream, self._settings.group, settle.name, reason)
+
+    def _use_gather(self, reason: str) -> None:
+        self._use(GatherSettle(self._link, self._settings, self._concurrency, self._telemetry), reason)
+
+    async def settle_all(self, entries: list[PendingEntry]) -> None:
+        """Settle a run of entries batch by batch, until they are through or the sweep is stopping."""
+        while entries:
+            settle = self._carried.settle
+            assert settle is not None
+            if self._course.stops_at(entries[0].entry_id):
+                return
+            batch = await self._settle_batch(settle, entries[: settle.batch_size])
+            entries = entries[batch.taken :]
+
+    async def _settle_batch(self, settle: Settle, entries: Sequence[PendingEntry]) -> Batch:
+        """Settle one batch and count each of its entries once, also when the reply is lost or the sweep is cancelled."""
+        with self._telemetry.batch(len(entries)) as span:
+            return await self._settle_in_span(settle, entries, span)
+
+    async def _settle_in_span(self, settle: Settle, entries: Sequence[PendingEntry], span: BatchSpan) -> Batch:
+        is_repeated = False
+
+        async def attempt() -> Batch:
+            nonlocal is_repeated
+            was_repeated, is_repeated = is_repeated, True
+            batch = await settle.settle(entries)
+            if was_repeated:  # what the lost attempt settled now looks as if someone else had
+                batch.counts[Outcome.UNKNOWN], batch.lost = batch.lost, 0
+            return batch
+
+        try:
+            batch = await self._course.persist(attempt)
+        except ScriptNotAllowed as refusal:
+            return self._fall_back(str(refusal))
+        except ResponseError as error:
+            span.failed(error)
+            return self._refused(entries, error)
+        except BaseException:
+            self._tally.add(Outcome.UNKNOWN, len(entries))
+            self._course.leave(entries[0].entry_id)
+            raise
+        span.took(batch.taken, batch.traces, batch.more_traces)
+        await self._count(batch)
+        return batch
+
+    def _fall_back(self, code: str) -> Batch:
+        if self._settings.settle_mode == "script":
+            raise RedisRefused(
+                f"SETTLE_MODE is script, but the server does not let it settle ({code}); use auto or gather"
+            )
+        if isinstance(self._carried.settle, ScriptSettle):
+            self._use_gather(f"a script may not: {code}")
+        return Batch(0)
+
+    def _refused(self, entries: Sequence[PendingEntry], error: ResponseError) -> Batch:
+        """The server would not settle any of them: its state or our rights, not the entries."""
+        failure = explained(error, f"settling by {self.mode}")
+        for entry in entries:
+            self._tally.name(Outcome.FAILED, f"refused by the server ({code_of(error)})", entry.entry_id)
+        self._course.fail(failure)
+        return Batch(len(entries))
+
+    async def _count(self, batch: Batch) -> None:
+        tally = self._tally
+        for outcome, count in batch.counts.items():
+            tally.add(outcome, count)
+        tally.add(Outcome.LOST_RACE, batch.lost)
+        for entry_id in batch.deleted:
+            tally.name(Outcome.DELETED, "gone from the stream while pending", entry_id)
+        for entry_id in batch.unconfirmed:
+            tally.name(Outcome.FAILED, "too few replicas confirmed the hash", entry_id)
+        for entry_id in batch.refused_by_server:
+            tally.name(Outcome.FAILED, f"refused by the server ({batch.server_refusal})", entry_id)
+        if batch.server_refusal:
+            refusal = batch.refusal or ResponseError(batch.server_refusal)
+            self._course.fail(explained(refusal, f"settling by {self.mode}"))
+            self._course.leads_astray = FAULTS.get(batch.server_refusal) is Fault.RECONNECT
+        if batch.refused:
+            await self._dead_letter(batch)
+        await self._refused_documents.note(batch.stored)
+
+    async def _dead_letter(self, batch: Batch) -> None:
+        own = Tally()  # other batches count into the sweep's meanwhile
+        letters = DeadLetters(self._link, self._settings)
+        try:
+            await letters.take(batch.refused, own)
+        except BaseException:
+            own.add(Outcome.UNKNOWN, len(batch.refused) - own.candidates)
+            raise
+        finally:
+            self._tally.take_over(own)
+        if letters.refusal:
+            self._course.fail(explained(letters.refusal, "dead-lettering"))

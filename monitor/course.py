@@ -1,0 +1,67 @@
+"""How far a sweep goes: its deadlines, what ended it early, and where the next one takes up the walk."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from monitor.pending import FIRST, order_of
+from shared.errors import JanitorError
+from shared.redis_client import RedisLink
+from shared.retry import Deadline, persist
+
+Result = TypeVar("Result")
+
+LAST_SHARE_S: Final = 1.0
+"""No new batch is begun in the budget's last second (or fifth), so that what is under way can end."""
+
+
+class Course:
+    """One sweep's course. ``error`` is the first thing that ended it early."""
+
+    def __init__(self, link: RedisLink, budget_s: float) -> None:
+        self._link = link
+        self._soft_end = Deadline.after(budget_s - min(LAST_SHARE_S, budget_s / 5))
+        self._hard_end = Deadline.after(budget_s)
+        self.error: JanitorError | None = None
+        self.left_at: bytes | None = None
+        """The smallest id that was not taken up; None: there is none."""
+        self.leads_astray = False
+        """The connections lead to a server that was demoted: the next sweep needs new ones."""
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the sweep is cancelled."""
+        return max(self._hard_end.left_s(), 0.01)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.error is None and self.left_at is None
+
+    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
+        return await persist(attempt, self._soft_end, self._link.reconnect)
+
+    def fail(self, error: JanitorError) -> None:
+        """End the sweep: nothing more is taken up."""
+        if self.error is None:
+            self.error = error
+
+    def stop(self) -> None:
+        """Take up nothing more, without an error."""
+        self._soft_end = Deadline.after(0)
+
+    def stops_at(self, entry_id: bytes) -> bool:
+        """Whether nothing more is to be taken up; if so, notes that the sweep got as far as ``entry_id``."""
+        if self.error is None and not self._soft_end.is_over():
+            return False
+        if self.left_at is None or entry_id != FIRST:
+            self.leave(entry_id)
+        return True
+
+    def leave(self, entry_id: bytes) -> None:
+        """The next sweep goes on at the smallest id that was left."""
+        if entry_id == FIRST:
+            entry_id = b"0-0"
+        if self.left_at is None or order_of(entry_id) < order_of(self.left_at):
+            self.left_at = entry_id

@@ -1,0 +1,173 @@
+"""The way back for dead letters: stored again, or back into the stream they came from; the timer never does it.
+
+A letter leaves the dead-letter stream only after it arrived, so a run that is cut off anywhere loses nothing and is gone on
+with by running it again; what had arrived but not left yet then arrives a second time: at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import NoScriptError
+
+from monitor.dead_letter import DeadLetter, explained, read_letter
+from monitor.decide import FAULTS_EXPLAINED, WRONG_TYPE, hash_id
+from monitor.gather import WAIT_TIMEOUT_MS
+from monitor.pending import FIRST, LAST, following
+from monitor.scripts import store_script
+from monitor.trace_fields import split_from_trace
+from shared.redis_client import Command, RedisLink, Reply
+from shared.retry import code_of, is_entrys_own
+from shared.retry import explained as error_explained
+from shared.settings import StreamSettings
+
+ARRIVED: Final = ("stored", "kept", "superseded", "sent")
+"""What may become of a redriven letter, apart from staying where it is."""
+
+_PAGE_BYTES: Final = 1_000_000
+_SMALLEST_PAGE, _LARGEST_PAGE = 8, 512
+
+
+@dataclass(frozen=True, slots=True)
+class NoLetter:
+    """An entry of the dead-letter stream that is no dead letter: somebody else wrote it there."""
+
+    letter_id: bytes
+    fields: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which dead letters are meant; with nothing said, all of them."""
+
+    first: bytes = FIRST
+    last: bytes = LAST
+    letter_ids: frozenset[bytes] = frozenset()
+    entry_ids: frozenset[bytes] = frozenset()
+    reason: str | None = None
+    """Part of the reason, in any case of letters, or the name of a fault such as ``no_id``."""
+
+    def takes(self, letter: DeadLetter) -> bool:
+        if (self.letter_ids or self.entry_ids) and not (
+            letter.letter_id in self.letter_ids or letter.entry_id in self.entry_ids
+        ):
+            return False
+        if self.reason is None:
+            return True
+        wanted = FAULTS_EXPLAINED.get(self.reason, self.reason).casefold()
+        return wanted in letter.reason.decode("utf-8", "replace").casefold()
+
+
+async def pages(
+    link: RedisLink, stream: str, first: bytes = FIRST, last: bytes = LAST
+) -> AsyncIterator[list[DeadLetter | NoLetter]]:
+    """The dead-letter stream from ``first`` to ``last``, in pages of about a megabyte at most 512 letters long."""
+    size = _SMALLEST_PAGE
+    while True:
+        entries = await link.call("XRANGE", stream, first, last, "COUNT", size)
+        if entries:
+            yield [read_letter(entry_id, pairs) or NoLetter(entry_id, pairs) for entry_id, pairs in entries]
+        if len(entries) < size:
+            return
+        first = following(entries[-1][0])
+        size = page_size_after(size, sum(sum(map(len, pairs)) for _, pairs in entries))
+
+
+def page_size_after(size: int, weight: int) -> int:
+    """How many entries to read next, after so many that weighed so many bytes."""
+    if weight > _PAGE_BYTES:
+        return max(_SMALLEST_PAGE, size * _PAGE_BYTES // weight)
+    return min(_LARGEST_PAGE, size * 2) if weight < _PAGE_BYTES / 4 else size
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What became of one letter: one of ``ARRIVED``, or ``stays`` and why."""
+
+    letter: DeadLetter
+    outcome: str
+    reason: str = ""
+
+
+class Redrive:
+    """Sends dead letters of one stream and group on, and takes those that arrived out of the dead-letter stream."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings, to_stream: bool) -> None:
+        """``to_stream``: back into the source stream under a new id, instead of into the hashes."""
+        self._link = link
+        self._settings = settings
+        self._to_stream = to_stream
+        self._id_fields = [name.encode() for name in settings.id_fields]
+        self._script = store_script()
+
+    def fault(self, letter: DeadLetter) -> str | None:
+        """Why it cannot be sent on, as far as it shows without writing."""
+        if self._to_stream:
+            return None
+        _, fault = hash_id(letter.fields, self._id_fields)
+        return fault and explained(fault)
+
+    async def take(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        """Send the letters on; each is removed only once its arrival was confirmed.
+
+        Raises:
+            JanitorError: the server refused a write, for a reason that the next letter would meet too. Letters that
+                arrived before are removed; the others are where they were.
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: some may have arrived without being removed;
+                repeating is safe.
+        """
+        faults = [self.fault(letter) for letter in letters]
+        sound = [letter for letter, fault in zip(letters, faults, strict=True) if fault is None]
+        redriven = [
+            Redriven(letter, "stays", fault) for letter, fault in zip(letters, faults, strict=True) if fault is not None
+        ]
+        if not sound:
+            return redriven
+        replies = await self._send([self._command(letter) for letter in sound])
+        results = [self._result(letter, reply) for letter, reply in zip(sound, replies, strict=True)]
+        arrived = [result.letter.letter_id for result in results if result.outcome in ARRIVED]
+        if arrived:
+            await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_entrys_own(code_of(reply)):
+                raise error_explained(reply, "redriving")
+        return redriven + results
+
+    def _command(self, letter: DeadLetter) -> Command:
+        if self._to_stream:
+            return ("XADD", self._settings.stream, "*", *letter.fields)
+        key_id, _ = hash_id(letter.fields, self._id_fields)
+        key = self._settings.hash_prefix.encode() + (key_id or b"")
+        fields = letter.fields if self._settings.keep_trace_fields else split_from_trace(letter.fields)[0]
+        if self._settings.on_conflict == "overwrite":
+            return ("HSET", key, *fields)
+        return self._script.command((key,), (self._settings.on_conflict, letter.entry_id, *fields))
+
+    async def _send(self, commands: Sequence[Command]) -> list[Reply]:
+        replies = await self._write(commands)
+        if any(isinstance(reply, NoScriptError) for reply in replies):  # then all of them: nothing was written
+            await self._script.load(self._link)
+            replies = await self._write(commands)
+        return replies
+
+    async def _write(self, commands: Sequence[Command]) -> list[Reply]:
+        """Each reply; with ACK_REPLICAS, ``None`` for what too few replicas confirmed."""
+        wanted = self._settings.ack_replicas
+        if not wanted:
+            return await self._link.pipelined(commands)
+        *replies, confirmed = await self._link.pipelined([*commands, ("WAIT", wanted, WAIT_TIMEOUT_MS)])
+        if isinstance(confirmed, Exception):
+            raise confirmed
+        return [reply if isinstance(reply, Exception) or confirmed >= wanted else None for reply in replies]
+
+    def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
+        if isinstance(reply, Exception):
+            code = code_of(reply)
+            return Redriven(letter, "stays", explained(WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
+        if reply is None:
+            return Redriven(letter, "stays", "too few replicas confirmed it")
+        if self._to_stream:
+            return Redriven(letter, "sent")
+        return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())

@@ -1,0 +1,680 @@
+"""What is told of each sweep: every metric and span of this project, and where they go.
+
+Nothing is told, and nothing of OpenTelemetry imported, unless an exporter is configured by the usual variables:
+
+- ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``, ``…_METRICS_ENDPOINT``): providers of our own send OTLP over HTTP;
+- ``PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY=true``: the Functions worker has set up Azure Monitor; its providers are used, and
+  no others are made, whatever else is set.
+
+Telemetry never fails a sweep and never holds one up: what is told lies in memory until ``flush``, which sends it from a thread of
+its own. Stream, group and outcome are all that a metric tells apart: entry ids stand on spans only; keys, field names and
+values nowhere. Names: OpenTelemetry semantic conventions 1.44 (messaging, faas, error), UCUM units.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import importlib.util
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.trace import Span, SpanKind, TracerProvider
+
+logger = logging.getLogger("monitor")
+
+SCOPE: Final = "stream_janitor"
+MOST_LINKS: Final = 100
+"""Links of one batch's span; what goes beyond is only counted."""
+STALE_AFTER_INTERVALS: Final = 3
+LONGEST_FLUSH_WAIT_S: Final = 1.0
+FLUSH_SHARE_OF_INTERVAL: Final = 0.1
+
+TraceContext: TypeAlias = tuple[bytes, bytes]
+"""An entry's ``traceparent`` and ``tracestate`` (empty if it has none), as its producer wrote them: hostile until parsed."""
+Value: TypeAlias = str | bool | int | float | Sequence[str]
+Attributes: TypeAlias = dict[str, Value]
+
+
+# --- the instruments: all of them -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One metric: its kind (gauge, counter, histogram), its name, its unit in UCUM, and what it counts."""
+
+    kind: str
+    name: str
+    unit: str
+    description: str
+
+
+PENDING: Final = Instrument(
+    "gauge", "stream_janitor.pending", "{message}", "How many entries were pending when the last sweep began."
+)
+OLDEST_PENDING_AGE: Final = Instrument(
+    "gauge",
+    "stream_janitor.oldest_pending.age",
+    "s",
+    "How many seconds old the oldest pending entry was when the last sweep began; 0 if nothing was pending.",
+)
+LAG: Final = Instrument(
+    "gauge",
+    "stream_janitor.lag",
+    "{message}",
+    "How many entries the group has not been given yet (Redis 7.0 and later).",
+)
+DEAD_LETTERS: Final = Instrument(
+    "gauge", "stream_janitor.dead_letters", "{message}", "How many entries lie in the dead-letter stream."
+)
+CANDIDATES: Final = Instrument(
+    "counter", "stream_janitor.candidates", "{message}", "How many abandoned entries sweeps took up."
+)
+SETTLED: Final = Instrument(
+    "counter",
+    "stream_janitor.settled",
+    "{message}",
+    "How many of the candidates met each outcome; over all outcomes, the candidates.",
+)
+UNSEARCHABLE: Final = Instrument(
+    "counter", "stream_janitor.unsearchable", "{message}", "How many stored entries the search index refused."
+)
+SWEEP_DURATION: Final = Instrument(
+    "histogram",
+    "stream_janitor.sweep.duration",
+    "s",
+    "How many seconds a sweep took; error.type if it ended in an error.",
+)
+INSTRUMENTS: Final = (
+    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION,
+)  # fmt: skip
+DURATION_BOUNDARIES_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0)
+
+OUTCOME: Final = "stream_janitor.outcome"
+LINKS_LEFT_OUT: Final = "stream_janitor.links_left_out"
+
+
+# --- what a sweep tells ---------------------------------------------------------------------------------------------------
+
+
+class Report(Protocol):
+    """What is read of a sweep's report; the report itself is monitor's."""
+
+    @property
+    def candidates(self) -> int: ...
+    @property
+    def unsearchable(self) -> int: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def settle_mode(self) -> str: ...
+
+
+class Reason(Protocol):
+    """How many entries met one fate for one reason, and the first of their ids."""
+
+    @property
+    def count(self) -> int: ...
+    @property
+    def entry_ids(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the group stood when a sweep opened. A sweep that could not open has none, and no gauge then tells a number."""
+
+    pending: int
+    oldest_pending_age_s: float | None
+    lag: int | None
+    """None: Redis does not tell (before 7.0, or after a deletion in the stream), or the user lacks XINFO GROUPS."""
+    dead_letters: int | None
+    """None: there is no dead-letter stream, or the user lacks XLEN."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFacts:
+    """A sweep that ended."""
+
+    report: Report
+    outcomes: Mapping[str, int]
+    """Every outcome, also those of none: their sum is the candidates."""
+    reasons: Mapping[str, Reason]
+    standing: Standing | None
+    error: Exception | None
+
+
+class BatchSpan:
+    """The span of one batch; this one tells nothing."""
+
+    def took(self, taken: int, trace_contexts: Sequence[TraceContext], left_out: int = 0) -> None:
+        """The first ``taken`` entries were taken up; link their traces. ``left_out`` had a trace that is not given here."""
+
+    def failed(self, error: BaseException) -> None:
+        """The batch was not settled."""
+
+
+class GroupTelemetry:
+    """What is told of one consumer group; this one tells nothing and costs nothing."""
+
+    is_on = False
+    """Whether lag and dead letters are worth asking Redis for."""
+    most_links = 0
+    """How many trace contexts of a batch are wanted; 0 if no spans are sent."""
+
+    def sweep(self) -> AbstractContextManager[Callable[[SweepFacts], None]]:
+        """The span around a sweep; call what it gives with the sweep's facts when it ended."""
+        return _TELLS_NOTHING_OF_A_SWEEP
+
+    def batch(self, count: int) -> AbstractContextManager[BatchSpan]:
+        """The span around the settling of ``count`` entries, dead-lettering included."""
+        return _TELLS_NOTHING_OF_A_BATCH
+
+    def claim(self, count: int) -> AbstractContextManager[object]:
+        """The span around the round trip that makes ``count`` entries ours."""
+        return _TELLS_NOTHING
+
+    def settle(self, count: int) -> AbstractContextManager[object]:
+        """The span around the round trip that acknowledges ``count`` entries; by script, it also claims and stores them."""
+        return _TELLS_NOTHING
+
+
+_TELLS_NOTHING: Final = contextlib.nullcontext()
+_TELLS_NOTHING_OF_A_SWEEP: Final = contextlib.nullcontext[Callable[[SweepFacts], None]](lambda facts: None)
+_TELLS_NOTHING_OF_A_BATCH: Final = contextlib.nullcontext(BatchSpan())
+
+
+class Telemetry:
+    """Where this process tells of its sweeps; this one tells nothing and costs nothing."""
+
+    def of_group(self, stream: str, group: str, interval_s: float) -> GroupTelemetry:
+        """What is to be told of one group, which is swept every ``interval_s`` seconds."""
+        return SILENT_GROUP
+
+    def invocation(self, trace_context: Any, invocation_id: str, is_cold: bool) -> AbstractContextManager[object]:
+        """The platform's call in which sweeps run: their parent, by the W3C headers in ``trace_context``, and attributes."""
+        return _TELLS_NOTHING
+
+    async def flush(self, interval_s: float) -> None:
+        """Send what was told. Never raises; waits for at most a tenth of the interval, and a second, then goes on behind."""
+
+    def stop(self) -> None:
+        """Tell nothing more. Does not wait and does not flush."""
+
+
+SILENT_GROUP: Final = GroupTelemetry()
+SILENT: Final = Telemetry()
+
+
+# --- which one ------------------------------------------------------------------------------------------------------------
+
+_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_SWITCHES: Final = (
+    _ENDPOINT,
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY",
+)
+_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-http"
+
+
+class _Process:
+    """The telemetry of this process, and the switches that it was made for."""
+
+    telemetry: Telemetry = SILENT
+    switches: tuple[str | None, ...] | None = None
+
+
+def of_process(function: str = "") -> Telemetry:
+    """This process's telemetry, by its environment; the same one until the environment changes.
+
+    ``function`` names the function that runs here, for the resource; empty outside a function app.
+    """
+    switches = tuple(os.environ.get(name) for name in _SWITCHES)
+    if switches != _Process.switches:
+        _Process.telemetry.stop()
+        _Process.telemetry, _Process.switches = _chosen(os.environ, function), switches
+    return _Process.telemetry
+
+
+def _chosen(environment: Mapping[str, str], function: str) -> Telemetry:
+    try:
+        if _is_true(environment, "OTEL_SDK_DISABLED"):
+            return SILENT
+        if _is_true(environment, "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"):
+            return _of_the_worker()
+        return _over_otlp(environment, function)
+    except Exception as error:  # noqa: BLE001 - a bad variable of the exporter's is no reason not to sweep
+        logger.warning("no telemetry is sent: it could not be set up (%s: %s)", type(error).__name__, error)
+        return SILENT
+
+
+def _is_true(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").strip().lower() in ("true", "1")
+
+
+def _of_the_worker() -> Telemetry:
+    if importlib.util.find_spec("opentelemetry") is None:
+        logger.warning(
+            "no telemetry is sent: PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY is set, opentelemetry not installed"
+        )
+        return SILENT
+    from opentelemetry import metrics, trace
+
+    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
+    if not hasattr(tracers, "force_flush") and not hasattr(meters, "force_flush"):
+        logger.warning(
+            "no telemetry is sent: PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY is set, but the worker set up no exporter; add "
+            "azure-monitor-opentelemetry to requirements.txt"
+        )
+        return SILENT
+    return _Telling(tracers, meters, is_ours=False)
+
+
+def _over_otlp(environment: Mapping[str, str], function: str) -> Telemetry:
+    wants_spans, wants_metrics = (_wants(environment, signal) for signal in ("TRACES", "METRICS"))
+    if not (wants_spans or wants_metrics):
+        return SILENT
+    protocol = environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "http/protobuf"
+    if protocol != "http/protobuf":
+        logger.warning("no telemetry is sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, supported is http/protobuf", protocol)
+        return SILENT
+    if not _has_exporter():
+        logger.warning("no telemetry is sent: %s is set, but %s is not installed", _ENDPOINT, _PACKAGE)
+        return SILENT
+    return _Telling(*_our_providers(environment, function, wants_spans, wants_metrics), is_ours=True)
+
+
+def _has_exporter() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _wants(environment: Mapping[str, str], signal: str) -> bool:
+    if environment.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() == "none":
+        return False
+    return any(environment.get(name, "").strip() for name in (_ENDPOINT, f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
+
+
+def _our_providers(
+    environment: Mapping[str, str], function: str, wants_spans: bool, wants_metrics: bool
+) -> tuple[TracerProvider, MeterProvider]:
+    """Providers for this module alone. They don't flush at exit: a collector that is away would hold up the exit."""
+    from opentelemetry.metrics import NoOpMeterProvider
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.trace import NoOpTracerProvider
+
+    by_user = OTELResourceDetector().detect().attributes
+    resource = Resource.create({**resource_attributes(environment, function), **by_user})
+    tracers: TracerProvider = NoOpTracerProvider()
+    meters: MeterProvider = NoOpMeterProvider()
+    if wants_spans:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        tracers = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    if wants_metrics:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+        meters = SdkMeterProvider([reader], resource=resource, shutdown_on_exit=False)
+    return tracers, meters
+
+
+def resource_attributes(environment: Mapping[str, str], function: str) -> dict[str, str | int]:
+    """Who tells, by the variables that Azure sets; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before it.
+
+    The instance is new for each process, as counters begin at 0 with it.
+    """
+    import uuid
+
+    site = environment.get("WEBSITE_SITE_NAME", "")
+    host = environment.get("WEBSITE_INSTANCE_ID") or environment.get("CONTAINER_NAME") or socket.gethostname()
+    attributes: dict[str, str | int] = {
+        "service.name": site or "stream-janitor",
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    if function:
+        attributes["faas.name"] = f"{site}/{function}" if site else function
+        attributes["faas.instance"] = host
+        if environment.get("WEBSITE_MEMORY_LIMIT_MB", "").isdecimal():
+            attributes["faas.max_memory"] = int(environment["WEBSITE_MEMORY_LIMIT_MB"]) * 1024 * 1024
+    if site:
+        attributes |= {"cloud.provider": "azure", "cloud.platform": "azure.functions"}
+        if environment.get("REGION_NAME"):
+            attributes["cloud.region"] = environment["REGION_NAME"]
+    return attributes
+
+
+# --- with OpenTelemetry ---------------------------------------------------------------------------------------------------
+
+_invocation_attributes: contextvars.ContextVar[Attributes | None] = contextvars.ContextVar("invocation", default=None)
+
+
+class _Telling(Telemetry):
+    """Tells through a tracer and a meter."""
+
+    def __init__(self, tracers: TracerProvider, meters: MeterProvider, *, is_ours: bool) -> None:
+        self._flusher = _Flusher((meters, tracers))  # metrics first: alerts hang on them
+        self._is_ours = is_ours
+        self._tracer = tracers.get_tracer(SCOPE)
+        self._instruments = _Instruments(meters)
+        self._sends_spans = hasattr(tracers, "force_flush")
+
+    def of_group(self, stream: str, group: str, interval_s: float) -> GroupTelemetry:
+        stale_after_s = STALE_AFTER_INTERVALS * interval_s
+        return _TellingOfGroup(self._tracer, self._instruments, stream, group, stale_after_s, self._sends_spans)
+
+    @contextlib.contextmanager
+    def invocation(self, trace_context: Any, invocation_id: str, is_cold: bool) -> Iterator[None]:
+        from opentelemetry import context
+
+        attributes: Attributes = {"faas.trigger": "timer", "faas.coldstart": is_cold}
+        if invocation_id:
+            attributes["faas.invocation_id"] = invocation_id
+        parent = getattr(trace_context, "trace_parent", None)
+        state = getattr(trace_context, "trace_state", None)
+        attached = context.attach(_parsed(parent, state)) if isinstance(parent, str) and parent else None
+        token = _invocation_attributes.set(attributes)
+        try:
+            yield
+        finally:
+            _invocation_attributes.reset(token)
+            if attached is not None:
+                context.detach(attached)
+
+    async def flush(self, interval_s: float) -> None:
+        wait_s = min(LONGEST_FLUSH_WAIT_S, FLUSH_SHARE_OF_INTERVAL * interval_s)
+        loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell_flushed() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(flushed.set)
+
+        is_waited_for = self._flusher.keeps_up
+        self._flusher.flush(wait_s, tell_flushed)
+        if is_waited_for:
+            try:
+                await asyncio.wait_for(flushed.wait(), wait_s)
+            except asyncio.TimeoutError:
+                self._flusher.keeps_up = False
+
+    def stop(self) -> None:
+        if self._is_ours:
+            self._flusher.stop()
+
+
+class _Flusher:
+    """Flushes providers from a thread of its own, one flush at a time: the SDK keeps no bound on the time that it takes."""
+
+    def __init__(self, providers: Sequence[Any]) -> None:
+        self.keeps_up = True
+        """The last flush was quick. A collector that is away or slow is waited for once, and again when it has been quick."""
+        self._providers = providers
+        self._lock = threading.Lock()
+        self._wanted: list[Callable[[], None]] = []
+        self._is_running = False
+
+    def flush(self, quick_s: float, then: Callable[[], None]) -> None:
+        """Have everything sent that was told by now, and ``then`` called; a flush under way is followed by another."""
+        with self._lock:
+            self._wanted.append(then)
+            if self._is_running:
+                return
+            self._is_running = True
+        # Not the loop's executor: its threads are waited for when the process ends.
+        threading.Thread(target=self._run, args=(quick_s,), name="telemetry-flush", daemon=True).start()
+
+    def _run(self, quick_s: float) -> None:
+        while True:
+            with self._lock:
+                wanted, self._wanted = self._wanted, []
+                self._is_running = bool(wanted)
+            if not wanted:
+                return
+            began_s = time.monotonic()
+            self._flush_all()
+            self.keeps_up = time.monotonic() - began_s < quick_s
+            for then in wanted:
+                then()
+
+    def _flush_all(self) -> None:
+        for provider in self._providers:
+            flush = getattr(provider, "force_flush", None)
+            if flush is not None:
+                try:
+                    flush()
+                except Exception as error:  # noqa: BLE001
+                    logger.debug("telemetry was not flushed: %s", type(error).__name__)
+
+    def stop(self) -> None:
+        for provider in self._providers:
+            shutdown = getattr(provider, "shutdown", None)
+            if shutdown is not None:  # waits for what is under way
+                threading.Thread(target=shutdown, name="telemetry-stop", daemon=True).start()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A group's standing, until it is stale."""
+
+    standing: Standing
+    attributes: Attributes
+    stale_at_s: float
+
+
+class _Instruments:
+    """The instruments, made once for each process. Gauges are asked at each export and tell what is not stale by then."""
+
+    def __init__(self, meters: MeterProvider, now_s: Callable[[], float] = time.monotonic) -> None:
+        meter = meters.get_meter(SCOPE)
+        self._readings: dict[tuple[str, str], _Reading] = {}
+        self._now_s = now_s
+        self._counters = {
+            instrument: meter.create_counter(instrument.name, instrument.unit, instrument.description)
+            for instrument in INSTRUMENTS
+            if instrument.kind == "counter"
+        }
+        self._duration = meter.create_histogram(
+            SWEEP_DURATION.name,
+            SWEEP_DURATION.unit,
+            SWEEP_DURATION.description,
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
+        )
+        for instrument, read in _READ.items():
+            callback = self._callback(read)
+            meter.create_observable_gauge(instrument.name, [callback], instrument.unit, instrument.description)
+
+    def _callback(
+        self, read: Callable[[Standing], int | float | None]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        from opentelemetry.metrics import Observation
+
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for reading in tuple(self._readings.values()):
+                value = read(reading.standing) if self._now_s() < reading.stale_at_s else None
+                if value is not None:
+                    yield Observation(value, reading.attributes)
+
+        return observe
+
+    def record(self, facts: SweepFacts, stream: str, group: str, stale_after_s: float) -> None:
+        attributes = _group_attributes(stream, group)
+        self._counters[CANDIDATES].add(facts.report.candidates, attributes)
+        for outcome, count in facts.outcomes.items():
+            self._counters[SETTLED].add(count, {**attributes, OUTCOME: outcome})
+        self._counters[UNSEARCHABLE].add(facts.report.unsearchable, attributes)
+        self._duration.record(facts.report.duration_s, {**attributes, **_error_type(facts.error)})
+        if facts.standing is not None:
+            stale_at_s = self._now_s() + stale_after_s
+            self._readings[stream, group] = _Reading(facts.standing, attributes, stale_at_s)
+
+
+_READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
+    PENDING: lambda standing: standing.pending,
+    OLDEST_PENDING_AGE: lambda standing: standing.oldest_pending_age_s or 0.0,
+    LAG: lambda standing: standing.lag,
+    DEAD_LETTERS: lambda standing: standing.dead_letters,
+}
+
+
+class _TellingOfGroup(GroupTelemetry):
+    is_on = True
+
+    def __init__(
+        self, tracer: Any, instruments: _Instruments, stream: str, group: str, stale_after_s: float, sends_spans: bool
+    ) -> None:
+        from opentelemetry.trace import SpanKind
+
+        self._tracer = tracer
+        self._instruments = instruments
+        self._stream, self._group, self._stale_after_s = stream, group, stale_after_s
+        self._kinds = SpanKind
+        self._attributes = _group_attributes(stream, group)
+        self.most_links = MOST_LINKS if sends_spans else 0
+
+    @contextlib.contextmanager
+    def sweep(self) -> Iterator[Callable[[SweepFacts], None]]:
+        with self._span("sweep", self._kinds.INTERNAL, _invocation_attributes.get() or {}) as span:
+
+            def tell(facts: SweepFacts) -> None:
+                self._instruments.record(facts, self._stream, self._group, self._stale_after_s)
+                _describe(span, facts)
+
+            yield tell
+
+    @contextlib.contextmanager
+    def batch(self, count: int) -> Iterator[BatchSpan]:
+        with self._span("process", self._kinds.CONSUMER, _operation("process", "process", count)) as span:
+            yield _TellingBatchSpan(span)
+
+    def claim(self, count: int) -> AbstractContextManager[object]:
+        return self._span("claim", self._kinds.CLIENT, _operation("claim", "receive", count))
+
+    def settle(self, count: int) -> AbstractContextManager[object]:
+        return self._span("settle", self._kinds.CLIENT, _operation("settle", "settle", count))
+
+    @contextlib.contextmanager
+    def _span(self, verb: str, kind: SpanKind, attributes: Attributes) -> Iterator[Span]:
+        # Not the SDK's own recording of exceptions: Redis's errors quote fields of entries.
+        with self._tracer.start_as_current_span(
+            f"{verb} {self._stream}",
+            kind=kind,
+            attributes={**self._attributes, **attributes},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                _mark_failed(span, error)
+                raise
+
+
+class _TellingBatchSpan(BatchSpan):
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def took(self, taken: int, trace_contexts: Sequence[TraceContext], left_out: int = 0) -> None:
+        from opentelemetry.trace import get_current_span
+
+        self._span.set_attribute("messaging.batch.message_count", taken)
+        for traceparent, tracestate in trace_contexts[:MOST_LINKS]:
+            parsed = _parsed(traceparent.decode("latin-1"), tracestate.decode("latin-1"))
+            linked = get_current_span(parsed).get_span_context()
+            if linked.is_valid:
+                self._span.add_link(linked)
+        left_out += max(len(trace_contexts) - MOST_LINKS, 0)
+        if left_out:
+            self._span.set_attribute(LINKS_LEFT_OUT, left_out)
+
+    def failed(self, error: BaseException) -> None:
+        _mark_failed(self._span, error)
+
+
+def _parsed(traceparent: str, tracestate: str | None) -> Context:
+    """A context with the span that W3C headers name, or without one if they are not well-formed."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier = {"traceparent": traceparent} | ({"tracestate": tracestate} if tracestate else {})
+    return TraceContextTextMapPropagator().extract(carrier, Context())
+
+
+def _group_attributes(stream: str, group: str) -> Attributes:
+    return {
+        "messaging.system": "redis",
+        "messaging.destination.name": stream,
+        "messaging.consumer.group.name": group,
+    }
+
+
+def _operation(name: str, kind: str, count: int) -> Attributes:
+    return {
+        "messaging.operation.name": name,
+        "messaging.operation.type": kind,
+        "messaging.batch.message_count": count,
+    }
+
+
+def _error_type(error: BaseException | None) -> Attributes:
+    """Redis's own code where there is one (semantic conventions for Redis), else the class."""
+    if error is None:
+        return {}
+    from redis.exceptions import RedisError
+
+    from shared.retry import code_of
+
+    return {"error.type": code_of(error) if isinstance(error, RedisError) else type(error).__qualname__}
+
+
+def _mark_failed(span: Span, error: BaseException, description: str | None = None) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attributes(_error_type(error))
+    span.set_status(Status(StatusCode.ERROR, description))
+
+
+def _describe(span: Span, facts: SweepFacts) -> None:
+    """What the report says, on the sweep's span; an event for each reason, with the first ids that met it."""
+    report = facts.report
+    span.set_attribute(CANDIDATES.name, report.candidates)
+    span.set_attribute(UNSEARCHABLE.name, report.unsearchable)
+    span.set_attribute("stream_janitor.complete", report.complete)
+    span.set_attribute("stream_janitor.settle_mode", report.settle_mode)
+    for outcome, count in facts.outcomes.items():
+        span.set_attribute(f"{SETTLED.name}.{outcome}", count)
+    if facts.standing is not None:
+        for instrument, read in _READ.items():
+            value = read(facts.standing)
+            if value is not None:
+                span.set_attribute(instrument.name, value)
+    for reason, named in facts.reasons.items():
+        event: Attributes = {"stream_janitor.count": named.count, "stream_janitor.entry_ids": named.entry_ids}
+        span.add_event(reason, event)
+    if facts.error is not None:
+        _mark_failed(span, facts.error, str(facts.error))  # one of ours, which quotes nothing (see errors.py)
