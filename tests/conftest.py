@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import redis
@@ -228,9 +229,9 @@ def own_scene(own_server: RedisServer) -> Iterator[Scene]:
     client.close()
 
 
-def raw_client(server: RedisServer, **arguments: str) -> redis.Redis:
+def raw_client(server: RedisServer, **arguments: Any) -> redis.Redis:
     """Bytes and raw replies, like ``raw``; for another server or user."""
-    client = redis.Redis(port=server.port, protocol=3, **arguments)  # type: ignore[arg-type]
+    client = redis.Redis(port=server.port, protocol=3, **arguments)
     client.response_callbacks.clear()
     return client
 

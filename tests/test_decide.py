@@ -100,7 +100,9 @@ def test_the_length_of_an_id_is_taken_after_it_was_escaped() -> None:
     assert hash_id([b"a", b":" * 340, b"b", b"1"], [b"a", b"b"])[1] is None
 
 
-@given(st.sets(st.tuples(st.text(":%23A", min_size=1, max_size=4), st.text(":%23A", min_size=1, max_size=4)), max_size=40))
+@given(
+    st.sets(st.tuples(st.text(":%23A", min_size=1, max_size=4), st.text(":%23A", min_size=1, max_size=4)), max_size=40)
+)
 def test_no_two_ids_of_several_fields_collide(ids: set[tuple[str, str]]) -> None:
     keys = [hash_id([b"a", a.encode(), b"b", b.encode()], [b"a", b"b"])[0] for a, b in ids]
     assert len(set(keys)) == len(ids)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from demo.redis import RedisServer
+from monitor.batches import Carried
 from monitor.index import IndexInfo, RefusedDocuments, SearchIndex, field_types
 from monitor.report import SweepReport, Tally
-from monitor.sweep import Carried, Sweep
+from monitor.sweep import Sweep
 from shared.redis_client import Command, RedisLink
 from tests.conftest import Scene, Sweeper, new_scene, raw_client, wire
 
@@ -106,9 +107,7 @@ def scene_schema(scene: Scene) -> Sequence[str]:
         ("id NUMERIC user TAG text TEXT location TEXT hashtags TAG", "id, user"),
     ],
 )
-async def test_an_index_of_another_schema_names_the_fields(
-    scene: Scene, sweep: Sweeper, held: str, named: str
-) -> None:
+async def test_an_index_of_another_schema_names_the_fields(scene: Scene, sweep: Sweeper, held: str, named: str) -> None:
     scene.raw.execute_command(
         "FT.CREATE", scene.index, "ON", "HASH", "PREFIX", 1, scene.prefix, "SCHEMA", *held.split()
     )
@@ -198,7 +197,10 @@ async def test_an_index_dropped_midway_costs_no_entry(scene: Scene, sweep: Sweep
         ("n NUMERIC SORTABLE text TEXT NOSTEM", {"n": "NUMERIC", "text": "TEXT"}),
         ("long AS short TEXT WEIGHT 2.0 geo GEO", {"long": "TEXT", "geo": "GEO"}),
         ("hashtags TAG SEPARATOR , text TEXT", {"hashtags": "TAG", "text": "TEXT"}),
-        ("user TEXT WEIGHT 2.0 text TEXT PHONETIC dm:en weight NUMERIC", {"user": "TEXT", "text": "TEXT", "weight": "NUMERIC"}),
+        (
+            "user TEXT WEIGHT 2.0 text TEXT PHONETIC dm:en weight NUMERIC",
+            {"user": "TEXT", "text": "TEXT", "weight": "NUMERIC"},
+        ),
         ("a TEXT SORTABLE UNF NOINDEX b TAG CASESENSITIVE", {"a": "TEXT", "b": "TAG"}),
         ("", {}),
     ],

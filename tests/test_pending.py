@@ -134,9 +134,7 @@ async def test_a_walk_to_the_very_end_would_read_the_fresh_entries_too(scene: Sc
 
 
 @pytest.mark.parametrize("entry_id", ["5-1", "0-1", "1-18446744073709551615"])
-async def test_entries_whose_ids_are_no_times_are_found(
-    scene: Scene, sweep: Sweeper, mode: str, entry_id: str
-) -> None:
+async def test_entries_whose_ids_are_no_times_are_found(scene: Scene, sweep: Sweeper, mode: str, entry_id: str) -> None:
     scene.add("id", "1", entry_id=entry_id)
     scene.abandon()
     report = await sweep(scene.settings(SETTLE_MODE=mode))
@@ -174,9 +172,7 @@ async def test_min_idle_of_a_day_takes_up_only_what_was_idle_for_a_day(scene: Sc
     assert (report.processed, [row[0] for row in scene.pending_rows()]) == (1, [second])
 
 
-async def test_a_page_size_beyond_the_settings_range_does_not_matter_to_the_walk(
-    scene: Scene, sweep: Sweeper
-) -> None:
+async def test_a_page_size_beyond_the_settings_range_does_not_matter_to_the_walk(scene: Scene, sweep: Sweeper) -> None:
     scene.add_tweets(3)
     scene.abandon()
     report = await sweep(replace(scene.settings(), page_size=100_000))

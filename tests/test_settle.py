@@ -473,9 +473,7 @@ def cluster_scene(cluster: RedisServer) -> Iterator[Scene]:
     client.close()
 
 
-async def test_where_keys_lie_in_several_slots_auto_gathers(
-    cluster_scene: Scene, sweep: Sweeper
-) -> None:
+async def test_where_keys_lie_in_several_slots_auto_gathers(cluster_scene: Scene, sweep: Sweeper) -> None:
     scene = cluster_scene
     scene.add_tweets(50)
     scene.abandon()

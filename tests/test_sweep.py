@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from demo.redis import RedisServer
+from monitor.batches import Carried
 from monitor.janitor import raise_for
 from monitor.pending import PendingEntry
 from monitor.settle import Batch, Settle
-from monitor.sweep import Carried, Sweep
+from monitor.sweep import Sweep
 from shared.errors import TickFailed
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import Settings
