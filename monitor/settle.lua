@@ -5,10 +5,10 @@
 -- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many trace contexts to
 --          return at the most, what becomes of the fields that hold them (keep | drop), how many id fields (n), the n id
 --          fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
--- Returns  { taken, stored, kept, superseded, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace
---          contexts more there were }: of the ids the first `taken` were taken up;
---          the first list names what was not stored: `gone` (deleted from the stream while pending), `lost` (someone else
---          took or acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
+-- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were }:
+--          of the ids the first `taken` were taken up; the first list names what was not stored: `kept`, `superseded`
+--          (acknowledged all the same), `gone` (deleted from the stream while pending), `lost` (someone else took or
+--          acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
 --          An error with the server's code: nothing was done to the entry that met it, nor to those behind it; the ones
 --          before it are settled.
 --
@@ -105,7 +105,6 @@ local function code_of(failure)
   return string.match(failure.err, '^-?(%u+)') or 'ERR'
 end
 
-local tally = { stored = 0, kept = 0, superseded = 0 }
 local done, named = {}, {}
 local taken, refusal, refused_what = 0, nil, 'do the write'
 
@@ -168,7 +167,7 @@ local function settle(id, fields)
   end
   local outcome = store(prefix .. key_id, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
-    tally[outcome] = tally[outcome] + 1
+    if outcome ~= 'stored' then name(id, outcome) end
     done[#done + 1] = id
     return true
   end
@@ -234,4 +233,4 @@ for first = 1, #ids, PAGE do
 end
 acknowledge()
 if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
-return { taken, tally.stored, tally.kept, tally.superseded, named, traces, more_traces }
+return { taken, named, traces, more_traces }

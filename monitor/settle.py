@@ -75,6 +75,8 @@ class ScriptNotAllowed(Exception):
     """This server, user or cluster does not let a script settle; gather can."""
 
 
+_ACKNOWLEDGED: Final = {b"kept": Outcome.KEPT, b"superseded": Outcome.SUPERSEDED}
+"""What settle.lua calls the entries that it acknowledged without storing them."""
 SCRIPT_CODES_FOR_GATHER: Final = ("CROSSSLOT", "NOPERM", "MOVED", "ASK")
 
 
@@ -123,26 +125,20 @@ class ScriptSettle:
         self,
         entries: Sequence[PendingEntry],
         taken: int,
-        stored: int,
-        kept: int,
-        superseded: int,
         named: list[bytes],
         traces: list[bytes],
         more_traces: int,
     ) -> Batch:
         batch = Batch(taken)
         batch.traces, batch.more_traces = list(zip(traces[::2], traces[1::2], strict=True)), more_traces
-        batch.counts[Outcome.PROCESSED] = stored
-        batch.counts[Outcome.KEPT] = kept
-        batch.counts[Outcome.SUPERSEDED] = superseded
-        batch.stored = [entry.entry_id for entry in entries[:taken]]
-        if not named:
-            return batch
         outcomes = dict(zip(named[::2], named[1::2], strict=True))
-        batch.stored = [entry_id for entry_id in batch.stored if entry_id not in outcomes]
-        rows = {entry.entry_id: entry for entry in entries[:taken]}
+        batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]
+        batch.counts[Outcome.PROCESSED] = len(batch.stored)
+        rows = {entry.entry_id: entry for entry in entries[:taken]} if outcomes else {}
         for entry_id, outcome in outcomes.items():
-            if outcome == b"gone":
+            if outcome in _ACKNOWLEDGED:
+                batch.counts[_ACKNOWLEDGED[outcome]] += 1
+            elif outcome == b"gone":
                 batch.deleted.append(entry_id)
             elif outcome == b"lost":
                 batch.lost += 1

@@ -251,10 +251,10 @@ class Sweep:
 async def _one_of(tasks: set[asyncio.Task[None]]) -> None:
     """Wait until one of ``tasks`` has ended, take it out, and raise what it raised."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        tasks.discard(task)
-    for task in done:
-        task.result()
+    tasks -= done
+    errors = [task.exception() for task in done]  # each is asked, or asyncio complains of those that nobody asked
+    for error in filter(None, errors):
+        raise error
 
 
 async def _all_of(tasks: set[asyncio.Task[None]]) -> None:

@@ -1,0 +1,58 @@
+"""The rights that the janitor needs: the lines that the README quotes, found by taking each right away (test_acl.py).
+
+``ACL SETUSER`` adds to what a user has, so a deployment runs the line of its settle mode and those of what it uses. The names
+are the defaults: stream ``tweets_stream``, HASH_PREFIX ``tweet:``, INDEX_NAME ``tweets-index``.
+
+Not needed: HELLO and AUTH (Redis lets everybody use them), CLIENT SETINFO (the client goes without; Redis notes it in ACL LOG).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCRIPT: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream %W~tweet:*"
+    " +client|setname +ping +time +xpending +xrange +xclaim +xack +hset +evalsha +script|load"
+)
+"""SETTLE_MODE script, and auto where Redis is 7.0 or later. +ping: a connection that was idle is tried before it is used."""
+
+GATHER: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream %W~tweet:*"
+    " +client|setname +ping +time +xpending +xrange +xclaim +xack +hset"
+)
+"""SETTLE_MODE gather, and auto without +evalsha. Redis 6 has no %W: write ~tweet:* there."""
+
+DEAD_LETTERS: Final = (
+    "ACL SETUSER stream_janitor %W~tweets_stream:dead ~tweets_stream:dead:attempts +xadd +hincrby +expire +hdel"
+)
+"""Unless DEAD_LETTER_STREAM is off."""
+
+INDEX: Final = "ACL SETUSER stream_janitor ~tweets-index +ft.info +ft.create +ft.search"
+"""Unless INDEX_SCHEMA is off or there is no search module. Without +ft.create somebody else has to create the index."""
+
+NEWER: Final = "ACL SETUSER stream_janitor ~tweet:* +hget +hkeys +hdel +evalsha +script|load"
+"""ON_CONFLICT=newer: it looks into the hash that is there."""
+
+KEEP: Final = "ACL SETUSER stream_janitor ~tweet:* +hlen +evalsha +script|load"
+"""ON_CONFLICT=keep: it asks whether a hash is there. Reading is for gather, whose script is given the hash as its key."""
+
+REAP: Final = "ACL SETUSER stream_janitor +xinfo|consumers +xgroup|delconsumer +evalsha +script|load"
+"""REAP_CONSUMERS_AFTER_SEC above 0."""
+
+REPLICAS: Final = "ACL SETUSER stream_janitor +wait"
+"""ACK_REPLICAS above 0."""
+
+TELEMETRY: Final = "ACL SETUSER stream_janitor +xinfo|groups +xlen"
+"""Where telemetry is on; without it the group's lag and the number of dead letters are not told."""
+
+LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY)
+
+
+def for_redis_6(line: str) -> str:
+    """The line as Redis 6 takes it, which knows no rights to only read or only write a key."""
+    return line.replace("%W~", "~")
+
+
+def words(line: str) -> list[str]:
+    """The line's rules: what follows the user's name."""
+    return line.split()[3:]

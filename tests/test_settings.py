@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shared.settings
+from shared.errors import SettingsError
+from shared.settings import _NOT_SUPPORTED, DEFAULT_SCHEMA, DEFAULTS, REQUIRED, Settings
+
+ROOT = Path(__file__).parent.parent
+LEAST = {
+    "REDIS_HOST": "example.redis.cache.windows.net",
+    "STREAM_NAME": "tweets_stream",
+    "STREAM_CONSUMER_GROUP_NAME": "redisearch_app_group",
+    "MONITORING_CONSUMER_NAME": "monitoring_app",
+    "MIN_IDLE_TIME_SEC": "10",
+}
+
+
+def problems(**changes: str) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({**LEAST, **changes})
+    return caught.value.problems
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_required_variables_alone_give_the_documented_defaults() -> None:
+    settings = Settings.from_env(LEAST)
+    (stream,) = settings.streams
+    assert (settings.redis.host, settings.redis.port, settings.redis.tls) == (LEAST["REDIS_HOST"], 6380, True)
+    assert (settings.redis.username, settings.redis.password, settings.redis.tls_ca_file) == (None, None, None)
+    assert (settings.interval_s, settings.budget_s, settings.page_size, settings.concurrency) == (20, 15, 1000, 4)
+    assert (stream.stream, stream.group, stream.consumer) == (
+        "tweets_stream",
+        "redisearch_app_group",
+        "monitoring_app",
+    )
+    assert (stream.min_idle_ms, stream.hash_prefix, stream.id_fields) == (10_000, "tweet:", ("id",))
+    assert (stream.index_name, stream.index_schema) == ("tweets-index", tuple(DEFAULT_SCHEMA.split()))
+    assert (stream.settle_mode, stream.on_conflict, stream.max_attempts) == ("auto", "overwrite", 10)
+    assert (stream.dead_letter_stream, stream.ack_replicas) == ("tweets_stream:dead", 0)
+    assert (stream.reap_after_ms, stream.reap_keep, stream.keep_trace_fields) == (0, (), False)
+
+
+def test_every_documented_default_may_be_written_out() -> None:
+    only_with_entra = {"REDIS_ENTRA_CREDENTIAL"}
+    written = {
+        name: text
+        for name, text in DEFAULTS.items()
+        if text is not REQUIRED and "<" not in text and name not in only_with_entra
+    }
+    assert Settings.from_env({**LEAST, **written}) == Settings.from_env(LEAST)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_a_variable_that_is_set_to_nothing_has_its_default(blank: str) -> None:
+    blanks = {name: blank for name in DEFAULTS if name not in LEAST and name != "REDIS_PASSWORD"}
+    assert Settings.from_env({**LEAST, **blanks}) == Settings.from_env(LEAST)
+
+
+def test_the_settings_come_from_the_process_unless_others_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LEAST.items():
+        monkeypatch.setenv(name, value)
+    assert Settings.from_env() == Settings.from_env(LEAST)
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "expected"),
+    [
+        ("redis", "true", ("redis", 6380)),
+        ("redis", "false", ("redis", 6379)),
+        ("redis:10000", "true", ("redis", 10000)),
+        ("127.0.0.1:1", "false", ("127.0.0.1", 1)),
+        ("redis:65535", "true", ("redis", 65535)),
+        ("[::1]", "false", ("::1", 6379)),
+        ("[::1]:7000", "false", ("::1", 7000)),
+        ("  redis:7000  ", "true", ("redis", 7000)),
+    ],
+)
+def test_the_host_may_name_a_port_and_its_default_follows_tls(host: str, tls: str, expected: tuple[str, int]) -> None:
+    redis = Settings.from_env({**LEAST, "REDIS_HOST": host, "REDIS_TLS": tls}).redis
+    assert (redis.host, redis.port) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "tls"),
+    [("true", True), ("True", True), ("1", True), ("yes", True), ("false", False), ("FALSE", False), ("0", False)],
+)
+def test_a_flag_may_be_written_in_several_ways(text: str, tls: bool) -> None:
+    assert Settings.from_env({**LEAST, "REDIS_TLS": text}).redis.tls is tls
+
+
+@pytest.mark.parametrize("password", ["secret", " leading and trailing ", "pässwörd%:/@#", "a" * 500])
+def test_a_password_is_taken_as_it_is(password: str) -> None:
+    assert Settings.from_env({**LEAST, "REDIS_PASSWORD": password}).redis.password == password
+
+
+def test_an_empty_password_is_none() -> None:
+    assert Settings.from_env({**LEAST, "REDIS_PASSWORD": ""}).redis.password is None
+
+
+@pytest.mark.parametrize(
+    ("schedule", "budget_s"),
+    [("*/20 * * * * *", 15), ("0 * * * * *", 15), ("*/10 * * * * *", 7.5), ("00:00:04", 3), ("* * * * * *", 0.75)],
+)
+def test_the_default_budget_leaves_a_quarter_of_a_short_interval(schedule: str, budget_s: float) -> None:
+    assert Settings.from_env({**LEAST, "MONITOR_SCHEDULE": schedule}).budget_s == budget_s
+
+
+@pytest.mark.parametrize(
+    ("budget", "schedule", "is_refused"),
+    [
+        ("19.9", "*/20 * * * * *", False),
+        ("20", "*/20 * * * * *", True),
+        ("20.1", "*/20 * * * * *", True),
+        ("15", "*/15 * * * * *", True),
+        ("15", "*/7 * * * * *", True),
+        ("59", "0 * * * * *", False),
+        ("60", "0 * * * * *", True),
+    ],
+)
+def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedule: str, is_refused: bool) -> None:
+    changes = {"SWEEP_BUDGET_SEC": budget, "MONITOR_SCHEDULE": schedule}
+    if is_refused:
+        (problem,) = problems(**changes)
+        assert re.match("SWEEP_BUDGET_SEC: must be under the schedule's interval of", problem)
+    else:
+        assert Settings.from_env({**LEAST, **changes}).budget_s == float(budget)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("ID_FIELDS", "user, id", "id_fields", ("user", "id")),
+        ("INDEX_SCHEMA", "off", "index_schema", None),
+        ("INDEX_SCHEMA", "OFF", "index_schema", None),
+        ("INDEX_SCHEMA", "a TAG SEPARATOR ';' b TEXT", "index_schema", ("a", "TAG", "SEPARATOR", ";", "b", "TEXT")),
+        ("DEAD_LETTER_STREAM", "off", "dead_letter_stream", None),
+        ("DEAD_LETTER_STREAM", "dead", "dead_letter_stream", "dead"),
+        ("ON_CONFLICT", "Newer", "on_conflict", "newer"),
+        ("SETTLE_MODE", "GATHER", "settle_mode", "gather"),
+        ("MIN_IDLE_TIME_SEC", "0", "min_idle_ms", 0),
+        ("MAX_ATTEMPTS", "1", "max_attempts", 1),
+        ("ACK_REPLICAS", "2", "ack_replicas", 2),
+        ("REAP_CONSUMERS_AFTER_SEC", "3600", "reap_after_ms", 3_600_000),
+        ("REAP_KEEP", "worker-*, batch ,", "reap_keep", ("worker-*", "batch")),
+        ("KEEP_TRACE_FIELDS", "true", "keep_trace_fields", True),
+    ],
+)
+def test_a_variable_reaches_its_field(name: str, text: str, field: str, value: object) -> None:
+    assert getattr(Settings.from_env({**LEAST, name: text}).streams[0], field) == value
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(LEAST))
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_required_variable_that_is_missing_is_named(name: str, value: str | None) -> None:
+    environment = {**LEAST, name: value} if value is not None else {k: v for k, v in LEAST.items() if k != name}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environment)  # type: ignore[arg-type]
+    assert caught.value.problems == (f"{name} is missing",)
+
+
+BAD = {
+    "REDIS_HOST": [
+        "redis://h",
+        "h:0",
+        "h:65536",
+        "h:port",
+        "h:",
+        ":6379",
+        "user@h",
+        "h/0",
+        "::1",
+        "a b",
+        "h:1:2",
+        "rediss://:pw@h:1",
+    ],
+    "MIN_IDLE_TIME_SEC": ["-1", "1.5", "ten", "10s", "1e3", "1_000", "٣", "9" * 30],
+    "REDIS_TLS": ["maybe", "2", "-", "truee", "none"],
+    "REDIS_TLS_CA_FILE": ["/not/there.pem"],
+    "REDIS_USERNAME": ["without-password"],
+    "REDIS_AUTH": ["token", "entra id"],
+    "REDIS_ENTRA_CREDENTIAL": ["default"],
+    "REDIS_ENTRA_CLIENT_ID": ["0000"],
+    "STREAMS": ["not json", "{}", "[]", "[1]"],
+    "MONITOR_SCHEDULE": ["soon", "* * *", "61 * * * * *", "*/20 * * * * * *", "20"],
+    "SWEEP_BUDGET_SEC": ["0", "-1", "ten", "inf", "nan", "1e1", "20", "1000"],
+    "ID_FIELDS": [",", "id,", "id,id", "a,,b"],
+    "INDEX_SCHEMA": ["id", "none", "'unbalanced TEXT"],
+    "PAGE_SIZE": ["0", "-1", "5001", "many", "1.0"],
+    "CONCURRENCY": ["0", "-4", "65", "four"],
+    "SETTLE_MODE": ["lua", "auto,script", "pipeline"],
+    "ON_CONFLICT": ["merge", "newest"],
+    "DEAD_LETTER_STREAM": ["tweets_stream"],
+    "MAX_ATTEMPTS": ["0", "-1", "ten", "1000001"],
+    "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
+    "ACK_REPLICAS": ["-1", "one", "101"],
+    "KEEP_TRACE_FIELDS": ["perhaps"],
+}
+ANYTHING_GOES = {
+    "REDIS_PASSWORD",
+    "STREAM_NAME",
+    "STREAM_CONSUMER_GROUP_NAME",
+    "MONITORING_CONSUMER_NAME",
+    "HASH_PREFIX",
+    "INDEX_NAME",
+    "REAP_KEEP",
+}
+
+
+def test_every_variable_has_bad_values_or_none_that_are() -> None:
+    assert set(BAD) | ANYTHING_GOES == set(DEFAULTS)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
+def test_a_bad_value_is_refused_by_its_variables_name(name: str, value: str) -> None:
+    found = problems(**{name: value})
+    assert any(re.match(rf"{name}\b", problem) for problem in found), found
+
+
+@pytest.mark.parametrize("name", sorted(_NOT_SUPPORTED))
+def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
+    (problem,) = problems(**{name: "0"})
+    assert re.match(rf"{name}: .*(not supported|always verified)", problem)
+
+
+def test_sentinel_database_numbers_and_client_certificates_are_among_them() -> None:
+    assert {"REDIS_SENTINEL", "REDIS_DB", "REDIS_TLS_CERT_FILE"} <= set(_NOT_SUPPORTED)
+
+
+def test_a_script_cannot_wait_for_replicas() -> None:
+    (problem,) = problems(SETTLE_MODE="script", ACK_REPLICAS="1")
+    assert problem.startswith("ACK_REPLICAS")
+
+
+def test_a_ca_file_without_tls_is_refused(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.touch()
+    assert Settings.from_env({**LEAST, "REDIS_TLS_CA_FILE": str(ca_file)}).redis.tls_ca_file == str(ca_file)
+    (problem,) = problems(REDIS_TLS_CA_FILE=str(ca_file), REDIS_TLS="false")
+    assert problem.startswith("REDIS_TLS_CA_FILE is set, but REDIS_TLS is false")
+
+
+def test_all_problems_are_told_at_once_each_with_its_variable() -> None:
+    bad = {name: values[0] for name, values in BAD.items() if name not in ("STREAMS", "DEAD_LETTER_STREAM")}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({**bad, "REDIS_DB": "1", "REDIS_SENTINEL": "s:26379"})
+    named = {re.match(r"[A-Z_]+", problem)[0] for problem in caught.value.problems}  # type: ignore[index]
+    # With an unreadable REDIS_AUTH nobody can tell whether the Entra variables are wrong.
+    missing = {"STREAM_NAME", "STREAM_CONSUMER_GROUP_NAME", "MONITORING_CONSUMER_NAME"}
+    assert named >= set(bad) | missing | {"REDIS_DB", "REDIS_SENTINEL"}
+    assert len(caught.value.problems) == len(set(caught.value.problems))
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+def test_an_empty_environment_names_every_required_variable() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({})
+    required = {name for name, default in DEFAULTS.items() if default is REQUIRED}
+    assert set(caught.value.problems) == {f"{name} is missing" for name in required}
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_password_is_in_no_repr() -> None:
+    settings = Settings.from_env({**LEAST, "REDIS_PASSWORD": "canary", "REDIS_USERNAME": "someone"})
+    assert settings.redis.password == "canary"
+    for shown in (repr(settings), str(settings), repr(settings.redis), f"{settings.redis}"):
+        assert "canary" not in shown
+
+
+@pytest.mark.parametrize("name", sorted(set(DEFAULTS) | set(_NOT_SUPPORTED)))
+@pytest.mark.parametrize("value", ["canary", "rediss://:canary@host:6380/0", "host:canary", "[canary", "-1 canary"])
+def test_no_problem_quotes_a_password_wherever_somebody_put_it(name: str, value: str) -> None:
+    environment = {**LEAST, "REDIS_PASSWORD": "canary", "PAGE_SIZE": "bad", name: value}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environment)
+    text = str(caught.value)
+    assert "canary" not in text.replace("'canary' with group", ""), text
+
+
+# --- held to the documents --------------------------------------------------------------------------------------------------
+
+
+def _table() -> Iterator[tuple[str, str]]:
+    """The rows of the README's settings table: the variable, and its default as it is written."""
+    rows = [[cell.strip() for cell in _cells(line)] for line in (ROOT / "README.md").read_text().splitlines()]
+    for cells in rows:
+        if len(cells) >= 2 and (match := re.fullmatch(r"`([A-Z][A-Z_]+)`", cells[0])):
+            yield match[1], cells[1]
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a table's row; a `|` within backticks, or escaped, is text."""
+    if not line.startswith("|"):
+        return []
+    return re.findall(r"((?:`[^`]*`|\\\||[^|`])*)\|", line[1:])
+
+
+def test_the_readme_has_a_row_for_each_variable_with_its_default() -> None:
+    rows = list(_table())
+    written = {name: text for name, text in rows if name in DEFAULTS}
+    assert len({name for name, _ in rows}) == len(rows), "a variable has one row"
+    expected = {name: "required" if text is REQUIRED else f"`{text}`" for name, text in DEFAULTS.items()}
+    assert {name: re.sub(r"^``$|^(none|–|-)?$", "``", text) for name, text in written.items()} == expected
+
+
+def test_the_readme_has_no_row_for_a_variable_that_nobody_reads() -> None:
+    known = set(DEFAULTS) | set(_NOT_SUPPORTED)
+    assert {name for name, _ in _table() if name.startswith(("REDIS_", "STREAM", "MONITOR"))} <= known
+
+
+def test_the_example_of_local_settings_holds_only_variables_that_are_read_and_works() -> None:
+    example = json.loads((ROOT / "local.settings.example.json").read_text())
+    assert example["IsEncrypted"] is False
+    values: dict[str, str] = example["Values"]
+    of_the_platform = {"FUNCTIONS_WORKER_RUNTIME": "python", "AzureWebJobsStorage": "UseDevelopmentStorage=true"}
+    assert of_the_platform.items() <= values.items()
+    assert set(values) - set(of_the_platform) <= set(DEFAULTS)
+    assert {name for name, default in DEFAULTS.items() if default is REQUIRED} <= set(values)
+    assert all(isinstance(value, str) for value in values.values()), "the platform takes texts only"
+    settings = Settings.from_env(values)
+    assert (settings.redis.host, settings.redis.port, settings.redis.tls) == ("127.0.0.1", 6379, False)
+    assert settings.streams[0].stream == "tweets_stream"
+
+
+def test_no_variable_is_read_that_defaults_does_not_list() -> None:
+    """Whatever name the code hands to a reader of variables is in DEFAULTS, or refused by name."""
+    tree = ast.parse(inspect.getsource(shared.settings))
+    named = {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("_read", "_text", "get")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and str(node.args[0].value).isupper()
+    }
+    assert named == set(DEFAULTS)
