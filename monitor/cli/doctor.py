@@ -1,0 +1,234 @@
+"""``doctor``: is everything there that a sweep needs? Each thing: ok, or what to do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+from rich.text import Text
+
+from monitor.cli.call import Call, command
+from monitor.cli.escape import harmless
+from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
+from monitor.cli.look import summary_and_time
+from monitor.cli.main import commands
+from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
+from monitor.cli.rights import Missing, Right, missing, needed
+from monitor.index import IndexInfo, SearchIndex
+from monitor.settle import script_is_allowed
+from shared.errors import JanitorError, RedisUnavailable, SettingsError
+from shared.redis_client import RedisLink, Reply
+from shared.retry import code_of, explained
+from shared.settings import RedisSettings, StreamSettings
+
+LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
+
+
+class Findings:
+    """Prints each finding as it is made and remembers the worst."""
+
+    def __init__(self, call: Call) -> None:
+        self._out = call.out
+        self.code = FINE
+
+    def ok(self, name: str, text: str, **more: Any) -> None:
+        self._tell(name, True, text, **more)
+
+    def problem(self, name: str, text: str, code: int = FAILED, **more: Any) -> None:
+        """``text`` says what is wrong and what to do."""
+        self.code = max(self.code, code)
+        self._tell(name, False, text, **more)
+
+    def _tell(self, name: str, is_ok: bool, text: str, **more: Any) -> None:
+        if self._out.as_json:
+            self._out.record("doctor", check=name, ok=is_ok, detail=text, **more)
+        else:
+            line = Text("ok       " if is_ok else "problem  ", style="green" if is_ok else "bold red")
+            self._out.line(line.append(harmless(f"{name:<13}{text}"), style="not bold default"))
+        self._out.flush()
+
+
+@command(commands, "doctor")
+async def doctor(call: Call) -> int:
+    """Check settings, connection, TLS, rights, group, index and script mode: each ok, or what to do."""
+    findings = Findings(call)
+    try:
+        settings = call.settings
+    except SettingsError as error:
+        for problem in error.problems:
+            findings.problem("settings", problem, USAGE)
+        return findings.code
+    findings.ok("settings", f"read from {call.settings_file or 'the environment'}")
+    async with call.link() as link:
+        if await _connection(findings, link, settings.redis):
+            for stream in settings.streams:
+                await _stream(findings, link, settings.redis, stream)
+    return findings.code
+
+
+async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings) -> bool:
+    """Whether Redis lets us in."""
+    began_s = time.monotonic()
+    try:
+        hello = await link.call("HELLO")
+    except (RedisError, OSError) as error:
+        await _trouble(findings, redis, error)
+        return False
+    took_ms = 1000 * (time.monotonic() - began_s)
+    told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
+    server = f"Redis {told.get('version', 'of unknown version')}, {told.get('mode', '')}, {told.get('role', '')}"
+    findings.ok("connection", f"{redis.host}:{redis.port} answers, logged in after {took_ms:.1f} ms: {server}")
+    if told.get("role") == "replica":
+        findings.problem("connection", "REDIS_HOST leads to a read-only replica: name the primary")
+    _tls(findings, redis)
+    if redis.entra is not None:
+        findings.ok("login", "by Entra token")
+    else:
+        findings.ok("login", f"user {redis.username or 'default'}{'' if redis.password else ', without a password'}")
+    return True
+
+
+def _text(value: Reply) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _mapping(reply: Reply) -> dict[Any, Any]:
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
+
+
+def _tls(findings: Findings, redis: RedisSettings) -> None:
+    if redis.tls:
+        ca = f" by {redis.tls_ca_file}" if redis.tls_ca_file else ""
+        findings.ok("TLS", f"1.2 or later, certificate verified{ca}")
+    elif is_loopback(redis.host):
+        findings.ok("TLS", "off, which is fine on this machine itself (loopback)")
+    else:
+        findings.problem(
+            "TLS", f"off, and {redis.host} is another machine: password and entries travel in the clear; "
+            "set REDIS_TLS=true, with the server's TLS port",
+        )  # fmt: skip
+
+
+async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -> None:
+    """Name the cause: a wrong login, a refused certificate, TLS on one side only, or nothing there."""
+    code = code_of(error)
+    ours = explained(error, "connecting")
+    if code in LOGIN_CODES:
+        findings.ok("connection", f"{redis.host}:{redis.port} answers")
+        _tls(findings, redis)
+        findings.problem("login", str(ours))
+    elif code == "TLS":
+        findings.ok("connection", f"{redis.host}:{redis.port} answers")
+        findings.problem("TLS", str(ours))
+    elif code == "NOPERM":  # of HELLO: we are in
+        findings.problem("login", str(ours))
+    elif not redis.tls and await speaks_tls(redis.host, redis.port):
+        findings.problem("connection", f"{redis.host}:{redis.port} does not speak without TLS", UNREACHABLE)
+        findings.problem("TLS", "off, but the server speaks TLS: set REDIS_TLS=true", UNREACHABLE)
+    elif redis.tls and await speaks_plain(redis.host, redis.port):
+        findings.problem("connection", f"{redis.host}:{redis.port} does not speak TLS", UNREACHABLE)
+        findings.problem(
+            "TLS", "on, but the server speaks without: use its TLS port (Azure: 6380 or 10000), or set REDIS_TLS=false "
+            "for a server on this machine", UNREACHABLE,
+        )  # fmt: skip
+    else:
+        text = str(ours) if isinstance(ours, RedisUnavailable) else f"{ours}: check REDIS_HOST and REDIS_TLS"
+        findings.problem("connection", f"{redis.host}:{redis.port}: {text}", UNREACHABLE)
+
+
+async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    try:
+        await _group(findings, link, stream)
+        index = await SearchIndex(link, stream).ask()
+        mode = await _script_mode(findings, link, stream)
+        await _rights(findings, link, redis, stream, mode == "script", index)
+        await _dead_letter_stream(findings, link, stream)
+        _index(findings, stream, index)
+    except (RedisError, JanitorError) as error:
+        ours = as_ours(error, "doctor", stream.stream, stream.group)
+        findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
+
+
+async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    named: dict[str, Any] = {"stream": stream.stream, "group": stream.group}
+    try:
+        summary, _ = await summary_and_time(link, stream)
+    except RedisError as error:
+        ours = as_ours(error, "XPENDING", stream.stream, stream.group)
+        if isinstance(ours, RedisUnavailable):
+            raise
+        findings.problem("group", str(ours), **named)
+        return
+    findings.ok("group", f"{stream.stream} / {stream.group}: {summary.total:,} pending", **named)
+
+
+async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettings) -> str:
+    """How a sweep will settle: script or gather."""
+    if stream.settle_mode == "gather" or stream.ack_replicas:
+        asks = "SETTLE_MODE" if stream.settle_mode == "gather" else "ACK_REPLICAS"
+        findings.ok("script mode", f"gather, as {asks} asks for", stream=stream.stream)
+        return "gather"
+    reason = await script_is_allowed(link, stream)
+    if reason is None:
+        findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
+        return "script"
+    if stream.settle_mode == "script":
+        findings.problem(
+            "script mode", f"a script may not settle here ({reason}): give the rights, or set SETTLE_MODE=auto",
+            stream=stream.stream,
+        )  # fmt: skip
+        return "script"
+    findings.ok("script mode", f"gather, as a script may not settle here ({reason})", stream=stream.stream)
+    return "gather"
+
+
+async def _rights(
+    findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings, by_script: bool, index: IndexInfo
+) -> None:
+    rights = [right for right in needed(stream, by_script) if not (right.name.startswith("ft.") and _no_search(index))]
+    lacking = {id(one.right): one for one in await missing(link, rights)}
+    for right in rights:
+        one = lacking.get(id(right))
+        told = f"+{right.name}{f' on {right.on}' if right.on else ''}, for {right.purpose}"
+        if one is None:
+            findings.ok("right", told, right=right.name, on=right.on)
+        else:
+            findings.problem("right", f"{told}, is missing: {_grant(redis, right, one)}", right=right.name, on=right.on)
+
+
+def _grant(redis: RedisSettings, right: Right, one: Missing) -> str:
+    return f"ACL SETUSER {redis.username or 'default'} {f'~{right.on}' if one.is_the_key else f'+{right.name}'}"
+
+
+def _no_search(index: IndexInfo) -> bool:
+    return "no search module" in index.status
+
+
+async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    dead = stream.dead_letter_stream
+    if dead is None:
+        findings.ok("dead letters", "off: entries that cannot be stored stay pending", stream=stream.stream)
+        return
+    (length,) = await link.pipelined([("XLEN", dead)])
+    if isinstance(length, Exception) and code_of(length) == "WRONGTYPE":
+        findings.problem(
+            "dead letters", f"{dead} is a key of another type: set DEAD_LETTER_STREAM", stream=stream.stream
+        )
+        return
+    told = f"{length:,} there" if isinstance(length, int) else "how many are there this user may not see (XLEN)"
+    findings.ok("dead letters", f"{dead}: {told}", stream=stream.stream)
+
+
+def _index(findings: Findings, stream: StreamSettings, index: IndexInfo) -> None:
+    named: dict[str, Any] = {"stream": stream.stream, "index": stream.index_name}
+    if index.status == "off":
+        findings.ok("index", "off: none is wanted", **named)
+    elif index.status == "ok":
+        findings.ok("index", f"{stream.index_name}: {index.documents:,} documents", **named)
+    elif index.is_missing:
+        findings.problem("index", f"{index.status}: the next sweep creates it, if it may", **named)
+    elif _no_search(index):
+        findings.problem("index", f"{index.status}: use Redis 8, or say INDEX_SCHEMA=off", **named)
+    else:
+        findings.problem("index", f"{index.status}: create another (FT.CREATE) or correct the settings", **named)

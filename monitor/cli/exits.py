@@ -1,0 +1,48 @@
+"""The exit codes, and how an error becomes one of them and one line."""
+
+from __future__ import annotations
+
+from redis.exceptions import RedisError
+
+from shared.errors import JanitorError, RedisUnavailable, SettingsError
+from shared.retry import explained
+
+FINE = 0
+"""A sweep that was not complete, or that met bad entries, is fine too: its report says so."""
+FAILED = 1
+USAGE = 2
+"""Wrong arguments or settings; nothing was sent to Redis."""
+UNREACHABLE = 3
+BREACHED = 4
+"""``check``: a threshold is breached."""
+INTERRUPTED = 130
+READER_GONE = 141
+"""Whoever read our standard output went away (``| head``), as for any program that SIGPIPE ends."""
+
+NO_GROUP = (
+    "there is no consumer group {group!r} on the stream {stream!r}; create it with: "
+    "XGROUP CREATE {stream} {group} 0 MKSTREAM"
+)
+
+
+class UsageProblem(JanitorError):
+    """What was asked for does not go with the settings or with the other arguments."""
+
+
+def code_for(error: BaseException) -> int:
+    if isinstance(error, (SettingsError, UsageProblem)):
+        return USAGE
+    return UNREACHABLE if isinstance(error, RedisUnavailable) else FAILED
+
+
+def as_ours(error: JanitorError | RedisError, doing: str, stream: str, group: str) -> JanitorError:
+    """``error`` as one of ours, with what to do about it."""
+    if isinstance(error, JanitorError):
+        return error
+    text = str(error)
+    # XINFO says of a missing stream only that the key is not there.
+    if text.startswith("NOGROUP") or "no such key" in text:
+        return JanitorError(NO_GROUP.format(stream=stream, group=group))
+    if text.startswith("WRONGTYPE"):
+        return JanitorError(f"{stream!r} is a key of another type, not a stream: check STREAM_NAME (while at {doing})")
+    return explained(error, doing)

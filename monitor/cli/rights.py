@@ -1,0 +1,139 @@
+"""The rights that the janitor needs, and whether this user has them: one by one, by asking, or by forms that do no harm.
+
+``ACL DRYRUN`` (Redis 7.0) answers without running anything, where the user may ask it. Everywhere else each command is sent
+in a form that the server refuses for its arguments, after it looked at the rights: what is denied says NOPERM, what is
+allowed says something else, and nothing is read or written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from monitor.scripts import probe_script
+from shared.redis_client import Command, RedisLink, Reply
+from shared.retry import code_of
+from shared.settings import StreamSettings
+
+NO_SHA1: Final = "0" * 40
+NO_ID: Final = "not-an-id"
+NO_GROUP: Final = "doctor:no-such-group"
+NO_NUMBER: Final = "not-a-number"
+_NAME = re.compile(r"run the '([a-z|._-]{1,40})' command", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One command on one key, and what it is needed for."""
+
+    name: str
+    on: str
+    command: Command
+    """In a form that does nothing."""
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    right: Right
+    is_the_key: bool
+    """The command is allowed, the key is not."""
+
+
+def needed(settings: StreamSettings, by_script: bool) -> list[Right]:
+    """The rights for a sweep that settles by script or by gather, dead letters, index and reaping included."""
+    stream, group, key = settings.stream, settings.group, f"{settings.hash_prefix}doctor"
+    hash_name = f"{settings.hash_prefix}*"
+    rights = [
+        Right("time", "", ("TIME",), "the server's clock"),
+        Right("xpending", stream, ("XPENDING", stream, group, "-", "+", NO_NUMBER), "finding what is pending"),
+        Right("xrange", stream, ("XRANGE", stream, NO_ID, NO_ID), "reading entries"),
+        Right("xclaim", stream, ("XCLAIM", stream, group, settings.consumer, NO_NUMBER, NO_ID), "claiming"),
+        Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
+        Right("hset", hash_name, ("HSET", key, "f", "v", "odd"), "storing"),
+    ]
+    if settings.on_conflict == "newer":
+        rights += [
+            Right("hget", hash_name, ("HGET", key, "f"), "ON_CONFLICT=newer"),
+            Right("hkeys", hash_name, ("HKEYS", key), "ON_CONFLICT=newer"),
+            Right("hdel", hash_name, ("HDEL", key, "doctor:no-such-field"), "ON_CONFLICT=newer"),
+        ]
+    if settings.on_conflict == "keep":
+        rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
+    if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms:
+        rights += SCRIPTS
+    if settings.ack_replicas:
+        rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
+    return rights + _for_dead_letters(settings) + _for_index(settings) + _for_reaping(settings)
+
+
+SCRIPTS: Final = [
+    Right("evalsha", "", ("EVALSHA", NO_SHA1, 0), "settling by script"),
+    Right("script|load", "", ("SCRIPT", "LOAD", probe_script().text), "settling by script"),
+]
+
+
+def _for_dead_letters(settings: StreamSettings) -> list[Right]:
+    dead = settings.dead_letter_stream
+    if dead is None:
+        return []
+    attempts, purpose = f"{dead}:attempts", "dead letters"
+    return [
+        Right("xadd", dead, ("XADD", dead, NO_ID, "f", "v"), purpose),
+        Right("hincrby", attempts, ("HINCRBY", attempts, "f", NO_NUMBER), purpose),
+        Right("expire", attempts, ("EXPIRE", attempts, NO_NUMBER), purpose),
+        Right("hdel", attempts, ("HDEL", attempts, "doctor:no-such-field"), purpose),
+    ]
+
+
+def _for_index(settings: StreamSettings) -> list[Right]:
+    if settings.index_schema is None:
+        return []
+    index = settings.index_name
+    return [
+        Right("ft.info", index, ("FT.INFO", index), "looking at the index"),
+        Right(
+            "ft.search", index, ("FT.SEARCH", index, "*", "NOCONTENT", "LIMIT", 0, 0), "finding what the index refused"
+        ),
+        Right(
+            "ft.create", index, ("FT.CREATE", index, "ON", "HASH", "SCHEMA"), "creating the index where it is missing"
+        ),
+    ]
+
+
+def _for_reaping(settings: StreamSettings) -> list[Right]:
+    if not settings.reap_after_ms:
+        return []
+    stream, purpose = settings.stream, "REAP_CONSUMERS_AFTER_SEC"
+    return [
+        Right("xinfo|consumers", stream, ("XINFO", "CONSUMERS", stream, NO_GROUP), purpose),
+        Right("xgroup|delconsumer", stream, ("XGROUP", "DELCONSUMER", stream, NO_GROUP, "nobody"), purpose),
+    ]
+
+
+async def missing(link: RedisLink, rights: Sequence[Right]) -> list[Missing]:
+    """Those of ``rights`` that this user does not have. Reads and writes nothing.
+
+    Raises:
+        redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
+    """
+    # Asked, not taken from the settings: a login by token may have another name there.
+    (user,) = await link.pipelined([("ACL", "WHOAMI")])
+    replies: list[Reply] = [user]
+    if not isinstance(user, Exception):
+        replies = await link.pipelined([("ACL", "DRYRUN", user, *right.command) for right in rights])
+    # Without the right to ask, or before 7.0, every answer is an error.
+    if any(isinstance(reply, Exception) for reply in replies):
+        replies = await link.pipelined([right.command for right in rights])
+    return [found for right, reply in zip(rights, replies, strict=True) if (found := _missing(right, reply))]
+
+
+def _missing(right: Right, reply: Reply) -> Missing | None:
+    if isinstance(reply, Exception):
+        return Missing(right, not _NAME.search(str(reply))) if code_of(reply) == "NOPERM" else None
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
+    if "has no permissions" in text:  # what DRYRUN answers; the forms never succeed with such a text
+        return Missing(right, not _NAME.search(text))
+    return None

@@ -1,0 +1,223 @@
+"""``sweep`` and ``run``: one sweep by hand, and the schedule without Azure."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress
+
+from monitor.cli.call import Call, command, stop_on_signals, worst
+from monitor.cli.exits import FINE, INTERRUPTED, UsageProblem
+from monitor.cli.forecast import Forecast, rehearsal
+from monitor.cli.look import summary_and_time
+from monitor.cli.main import commands
+from monitor.heartbeat import beat
+from monitor.index import IndexInfo, SearchIndex
+from monitor.janitor import Janitor
+from monitor.pending import Summary, milliseconds_of
+from monitor.report import Outcome, SweepReport, Tally
+from shared.retry import Deadline
+from shared.schedule import fires
+from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
+
+INTERVALS_ALIVE = 3
+LOOKS_PER_S = 10
+LONGEST_NAP_S = 30.0
+"""The clock may be set meanwhile; how late that is noticed at most."""
+
+
+@command(commands, "sweep")
+@click.option("--dry-run", is_flag=True, help="Read only, and tell what a sweep would do.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0.1), metavar="S", help="Seconds it may take, instead of SWEEP_BUDGET_SEC."
+)
+async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
+    """Sweep each group once and print the report."""
+    settings = call.settings if budget is None else dataclasses.replace(call.settings, budget_s=budget)
+    return await (_rehearse(call, settings) if dry_run else _sweep(call, settings))
+
+
+async def _sweep(call: Call, settings: Settings) -> int:
+    async with _janitor(settings) as janitor:
+
+        def stop_sweeps() -> None:
+            for one in janitor.sweeps:
+                one.stop()
+
+        with stop_on_signals(stop_sweeps) as stop, call.out.bar() as bar:
+            reports = await _watched(janitor, bar)
+        _print(call, reports)
+        code = worst([FINE, *_tell_errors(call, janitor)])
+    return INTERRUPTED if stop and code == FINE else code
+
+
+@asynccontextmanager
+async def _janitor(settings: Settings) -> AsyncIterator[Janitor]:
+    janitor = Janitor(settings)
+    try:
+        yield janitor
+    finally:
+        await janitor.close()
+
+
+async def _watched(janitor: Janitor, bar: Progress) -> tuple[SweepReport, ...]:
+    """One tick, its progress on the bar."""
+    tick = asyncio.ensure_future(janitor.tick())
+    task = bar.add_task("sweep", total=None)
+    try:
+        while not tick.done():
+            await asyncio.wait([tick], timeout=1 / LOOKS_PER_S)
+            seen = [one.progress for one in janitor.sweeps]
+            bar.update(task, total=sum(total for total, _ in seen) or None, completed=sum(done for _, done in seen))
+    finally:
+        if not tick.done():
+            tick.cancel()
+    return await tick
+
+
+def _print(call: Call, reports: tuple[SweepReport, ...], dry_run: bool = False) -> None:
+    for report in reports:
+        if call.as_json:
+            call.out.record("sweep", dry_run=dry_run, **report.as_dict())
+        else:
+            call.out.line(f"dry run: {report}" if dry_run else str(report))
+    call.out.flush()
+
+
+def _tell_errors(call: Call, janitor: Janitor) -> list[int]:
+    """One line for each sweep that ended early; their exit codes."""
+    return [call.tell(one.error) for one in janitor.sweeps if one.error is not None]
+
+
+async def _rehearse(call: Call, settings: Settings) -> int:
+    async with call.link() as link:
+        with call.out.bar() as bar:
+
+            async def one(stream: StreamSettings) -> None:
+                began, end = Deadline.after(0), Deadline.after(settings.budget_s)
+                summary, now_ms = await summary_and_time(link, stream)
+                tally, complete = Tally(), True
+                task = bar.add_task("dry run", total=summary.total)
+                async for rows, expected in rehearsal(link, stream, summary, now_ms, settings.page_size):
+                    bar.update(task, advance=rows)
+                    for entry_id, forecast in expected:
+                        _count(tally, forecast, entry_id)
+                    if end.is_over():
+                        complete = False
+                        break
+                index = await SearchIndex(link, stream).ask()
+                report = _expected_report(stream, summary, now_ms, tally, index)
+                report = dataclasses.replace(report, complete=complete, duration_s=-began.left_s())
+                _print(call, (report,), dry_run=True)
+
+            return await call.each_stream(one)
+
+
+def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
+    if expected.outcome in (Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDED):
+        tally.add(expected.outcome)
+    elif expected.outcome is not None:
+        tally.name(expected.outcome, expected.reason, entry_id)
+
+
+def _expected_report(
+    stream: StreamSettings, summary: Summary, now_ms: int, tally: Tally, index: IndexInfo
+) -> SweepReport:
+    oldest_ms = None if summary.smallest_id is None else now_ms - milliseconds_of(summary.smallest_id)
+    counts: dict[str, Any] = {outcome.value: tally.counts[outcome] for outcome in Outcome}
+    return SweepReport(
+        stream=stream.stream,
+        group=stream.group,
+        pending=summary.total,
+        candidates=tally.candidates,
+        **counts,
+        unsearchable=0,
+        duration_s=0.0,
+        complete=True,
+        oldest_pending_age_s=None if oldest_ms is None else oldest_ms / 1000,
+        settle_mode="none",
+        index=index.status,
+        reasons=tally.reasons(),
+    )
+
+
+@command(commands, "run")
+@click.option("--verbose", is_flag=True, help="Print the reports of sweeps that found nothing to do as well.")
+@click.option(
+    "--heartbeat",
+    metavar="FILE",
+    help="Say in FILE that attempts are finished, for python -m monitor.heartbeat FILE as a liveness probe.",
+)
+async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
+    """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
+    settings = call.settings
+    schedule = call.environment.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE
+    alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None
+    if alive and (problem := alive.beat()):
+        raise UsageProblem(f"--heartbeat {heartbeat}: {problem}")
+    async with _janitor(settings) as janitor:
+
+        def stop_sweeps() -> None:
+            for one in janitor.sweeps:
+                one.stop()
+
+        with stop_on_signals(stop_sweeps) as stop:
+            call.out.note(f"sweeping on the schedule {schedule}, in UTC; SIGTERM ends it")
+            last = datetime.now(timezone.utc)
+            while not stop:
+                last = next(fires(schedule, max(last, datetime.now(timezone.utc))))
+                await _sleep_until(last, stop.sleep, lambda: bool(stop))
+                if stop:
+                    break
+                reports = await janitor.tick()
+                _print(call, tuple(report for report in reports if verbose or call.as_json or not report.is_quiet))
+                _tell_errors(call, janitor)
+                _tell_lateness(call, reports, settings.interval_s)
+                if alive and (problem := alive.beat()):
+                    call.out.note(f"warning: the heartbeat could not be written: {problem}")
+    call.out.note("ended")
+    return INTERRUPTED if stop.by is signal.SIGINT else FINE
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The file that says how long ``run`` may be believed to live: from each attempt's end on for three intervals."""
+
+    path: Path
+    schedule: str
+    interval_s: float
+
+    def beat(self) -> str | None:
+        """Write it; what is wrong if it cannot be written."""
+        now = datetime.now(timezone.utc)
+        # Of a schedule with long and short intervals, those that come.
+        *_, third = islice(fires(self.schedule, now), INTERVALS_ALIVE)
+        lasts_s = max(INTERVALS_ALIVE * self.interval_s, (third - now).total_seconds())
+        try:
+            beat(self.path, lasts_s)
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return None
+
+
+async def _sleep_until(due: datetime, sleep: Callable[[float], object], stopped: Callable[[], bool]) -> None:
+    while not stopped() and (left_s := (due - datetime.now(timezone.utc)).total_seconds()) > 0:
+        await sleep(min(left_s, LONGEST_NAP_S))  # type: ignore[misc]
+
+
+def _tell_lateness(call: Call, reports: tuple[SweepReport, ...], interval_s: float) -> None:
+    took_s = max((report.duration_s for report in reports), default=0.0)
+    if took_s >= interval_s:
+        call.out.note(
+            f"warning: this sweep took {took_s:.1f} s, longer than the interval; the sweeps it met are left out"
+        )
