@@ -24,10 +24,9 @@ local first_id_field, id_field_count = 10, tonumber(ARGV[9])
 local ids = {}
 for id in string.gmatch(ARGV[first_id_field + id_field_count], '%S+') do ids[#ids + 1] = id end
 
--- Entries read at a time at the most: few, since each may be of 1 MB (1.3 ms to read) and the clock is looked at only
--- between slices. The first is of one entry, and so is the one behind a slice that made Lua's memory grow by HEAVY_KB.
-local LARGEST_SLICE, HEAVY_KB, LIGHT_SLICES = 4, 64, 4
-local PAGE = 64 -- rows of the pending entries list read at a time; they are small
+-- Entries are read a few at a time, since each may be of 1 MB (1.3 ms to read), until CHUNK of them are there or they made
+-- Lua's memory grow by HEAVY_KB; then all are written, which an indexing server does faster in a row; then the clock is looked at.
+local CHUNK, LARGEST_SLICE, HEAVY_KB = 32, 8, 128
 local LONGEST_ID = 1024
 local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 -- The server's own refusals: not the entry's fault, and the next entry would meet them as well.
@@ -182,55 +181,56 @@ local function settle(id, fields)
 end
 
 -- TIME stands still in a script; the processor's clock does not. Redis keeps it from scripts before 7.4: there a run ends
--- with so many entries, or the first heavy slice.
+-- with so many entries, or the first heavy chunk.
 local MOST_WITHOUT_CLOCK = 64
 local clock = rawget(_G, 'os') and os.clock
 local started = clock and clock()
 
 local function time_is_up(is_heavy)
-  if clock then return clock() - started >= run_s end
+  -- Half the time where entries are heavy: the next one may take as long as all so far.
+  if clock then return clock() - started >= (is_heavy and run_s / 2 or run_s) end
   return is_heavy or taken >= MOST_WITHOUT_CLOCK
 end
 
--- How many of the ids from `first` to `last` were taken up; `rows` are their rows of the pending entries list.
-local function settle_slice(first, last, rows, row_at)
-  local found = look_up(entries, first, last)
-  for i = first, last do
-    local id, row, entry = ids[i], rows[row_at + i - first], found[i - first + 1]
+-- How many to read next: one at first, one more each time, and one for the rest of the run once a heavy one was met.
+local slice, most = 1, LARGEST_SLICE
+
+-- The entries from `first` on, where that ended, and whether they are heavy.
+local function read_ahead(first, last)
+  local found, at, held_kb, is_heavy = {}, first, collectgarbage('count'), false
+  repeat
+    local slice_last = math.min(at + slice - 1, last)
+    for _, entry in ipairs(look_up(entries, at, slice_last)) do found[#found + 1] = entry end
+    at = slice_last + 1
+    is_heavy = collectgarbage('count') - held_kb > HEAVY_KB
+    if is_heavy then most = 1 end
+    slice = math.min(slice + 1, most)
+  until is_heavy or at > last
+  return found, at - 1, is_heavy
+end
+
+-- Settle from `first` on, up to CHUNK entries; returns where to go on, or nil if the run is to end.
+local function settle_chunk(first)
+  local last = math.min(first + CHUNK - 1, #ids)
+  local rows = look_up(pending_rows, first, last)
+  local found, read_to, is_heavy = read_ahead(first, last)
+  for i = first, read_to do
+    local id, row, entry = ids[i], rows[i - first + 1], found[i - first + 1]
     if not row or (row[3] >= 0 and row[3] < min_idle_ms) then
       name(id, 'lost')
     elseif not entry then
       name(id, 'gone')
       done[#done + 1] = id
     elseif not settle(id, entry[2]) then
-      return i - first
+      return nil
     end
+    taken = taken + 1
   end
-  return last - first + 1
+  return not time_is_up(is_heavy) and read_to < #ids and read_to + 1 or nil
 end
 
-local slice, slices = 1, 0
-
--- Whether the run can go on.
-local function settle_page(first, last)
-  local rows, at = look_up(pending_rows, first, last), first
-  while at <= last do
-    local slice_last, held_kb = math.min(at + slice - 1, last), collectgarbage('count')
-    taken = taken + settle_slice(at, slice_last, rows, at - first + 1)
-    local is_heavy = collectgarbage('count') - held_kb > HEAVY_KB
-    slices = slices + 1
-    if refusal then return false end
-    -- The clock costs half a microsecond, so light slices look at it now and then.
-    if (is_heavy or slices % LIGHT_SLICES == 0) and time_is_up(is_heavy) then return false end
-    slice = is_heavy and 1 or math.min(slice * 2, LARGEST_SLICE)
-    at = slice_last + 1
-  end
-  return true
-end
-
-for first = 1, #ids, PAGE do
-  if not settle_page(first, math.min(first + PAGE - 1, #ids)) then break end
-end
+local at = 1
+while at do at = settle_chunk(at) end
 acknowledge()
 if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
 return { taken, named, traces, more_traces }
