@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import datetime
-import logging
 import multiprocessing
 import os
 import sys
@@ -13,8 +11,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from demo.redis import RedisServer
-from tests.faults.rows import ROWS
-from tests.faults.runner import Result, Stage, markdown, play, versions, write
+from tests.faults.rows import ROWS, play_part
+from tests.faults.runner import Result, Stage, markdown, versions, write
 
 
 def main() -> int:
@@ -42,19 +40,11 @@ def _play_all(parts: list[str], scale: float, jobs: int) -> list[Result]:
     """Each row on a server of its own, ``jobs`` rows at a time, told as they end and given back in the table's order."""
     results: dict[str, Result] = {}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_play, part, scale) for part in parts]):
+        for done in as_completed([pool.submit(play_part, part, scale) for part in parts]):
             result = done.result()
             results[result.part] = result
             _tell(result)
     return [results[part] for part in parts]
-
-
-def _play(part: str, scale: float) -> Result:
-    logging.getLogger("monitor").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    (row,) = [row for row in ROWS if row.part == part]
-    with RedisServer() as server, Stage(server) as stage:
-        return asyncio.run(play(row, stage, row.cases(scale), row.controls(scale)))
 
 
 def _versions() -> dict[str, str]:
