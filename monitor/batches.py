@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +56,6 @@ class Batches:
         self._tally = tally
         self._refused_documents = documents
         self._telemetry = telemetry
-        self._room = asyncio.Semaphore()
-        """For as many batches as may be under way at once."""
         self.mode = "none"
         """script or gather; none while nothing was settled."""
 
@@ -71,12 +68,8 @@ class Batches:
                 self._use(ScriptSettle(self._link, self._settings, self._telemetry), "a script may")
         settle = self._carried.settle
         assert settle is not None
-        if self.mode == "none":  # chosen by an earlier sweep
-            self._adopt(settle)
+        self.mode = settle.name
         return settle
-
-    def _adopt(self, settle: Settle) -> None:
-        self._room, self.mode = asyncio.Semaphore(settle.concurrency), settle.name
 
     async def _reason_against_script(self) -> str | None:
         if self._settings.settle_mode == "gather":
@@ -90,7 +83,7 @@ class Batches:
 
     def _use(self, settle: Settle, reason: str) -> None:
         self._carried.settle = settle
-        self._adopt(settle)
+        self.mode = settle.name
         logger.info("settle mode for %s/%s: %s (%s)", self._settings.stream, self._settings.group, settle.name, reason)
 
     def _use_gather(self, reason: str) -> None:
@@ -99,12 +92,11 @@ class Batches:
     async def settle_all(self, entries: list[PendingEntry]) -> None:
         """Settle a run of entries batch by batch, until they are through or the sweep is stopping."""
         while entries:
-            async with self._room:
-                if self._course.stops_at(entries[0].entry_id):
-                    return
-                settle = self._carried.settle
-                assert settle is not None
-                batch = await self._settle_batch(settle, entries[: settle.batch_size])
+            settle = self._carried.settle
+            assert settle is not None
+            if self._course.stops_at(entries[0].entry_id):
+                return
+            batch = await self._settle_batch(settle, entries[: settle.batch_size])
             entries = entries[batch.taken :]
 
     async def _settle_batch(self, settle: Settle, entries: Sequence[PendingEntry]) -> Batch:

@@ -180,8 +180,8 @@ local function settle(id, fields)
   return true
 end
 
--- TIME stands still in a script; the processor's clock does not. Redis keeps it from scripts before 7.4: there a run ends
--- with so many entries, or the first heavy chunk.
+-- TIME stands still in a script; the processor's clock does not. Redis 7.0 keeps it from scripts: there a run ends with so
+-- many entries, or the first heavy chunk.
 local MOST_WITHOUT_CLOCK = 64
 local clock = rawget(_G, 'os') and os.clock
 local started = clock and clock()

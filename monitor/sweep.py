@@ -207,7 +207,7 @@ class Sweep:
     async def _hand_out(
         self, entries: list[PendingEntry], batches: Batches, under_way: set[asyncio.Task[None]]
     ) -> None:
-        """Hand a page's entries to as many workers as batches may be under way, and one more, so that none waits for a page.
+        """Hand a page's entries to as many workers as batches may be under way; wait for room, not for the end.
 
         Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared.
         """
@@ -215,7 +215,7 @@ class Sweep:
         workers = 1 if len(entries) >= self._page_size else settle.concurrency
         size = -(-len(entries) // workers)
         for at in range(0, len(entries), size):
-            while len(under_way) > settle.concurrency:
+            while len(under_way) >= settle.concurrency:
                 await _one_of(under_way)
             under_way.add(asyncio.create_task(batches.settle_all(entries[at : at + size])))
 
