@@ -19,7 +19,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--part", action="append", choices=[row.part for row in ROWS], help="only this row; repeatable")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of cases (default 1)")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="rows played at a time (default 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="rows played at a time (default 2)"
+    )
     options = parser.parse_args()
     parts = [row.part for row in ROWS if not options.part or row.part in options.part]
     started_s = time.monotonic()
