@@ -52,10 +52,11 @@ class GatherSettle:
         fields = await self._read(ids)
         self._adapt(fields.values(), len(ids))
         missing = [entry_id for entry_id in ids if entry_id not in fields]
-        if missing:
-            await self._account_for(missing, batch)
+        deleted = await self._deleted_of(missing) if missing else []
         if fields:
             await self._claim_and_store(entries, fields, batch)
+        # Last: an error before this leaves them on the list, for the next attempt to count.
+        await self._take_off_the_list(missing, deleted, batch)
         return batch
 
     async def _read(self, ids: Sequence[bytes]) -> dict[bytes, list[bytes]]:
@@ -80,20 +81,23 @@ class GatherSettle:
         elif weight < self.BATCH_BYTES / 4 and count >= self.batch_size:
             self.batch_size = min(self.LARGEST, self.batch_size * 2)
 
-    async def _account_for(self, missing: Sequence[bytes], batch: Batch) -> None:
+    async def _deleted_of(self, missing: Sequence[bytes]) -> list[bytes]:
         """Entries that the stream does not have: deleted while pending, unless a consumer acknowledged and then deleted them.
 
-        Asked before any XCLAIM, which on Redis 7.0 and later drops them from the list. The XACK takes them off it.
+        Asked before any XCLAIM, which on Redis 7.0 and later drops them from the list.
         """
         stream, group = self._settings.stream, self._settings.group
         rows = await self._link.pipelined(("XPENDING", stream, group, entry_id, entry_id, 1) for entry_id in missing)
         raise_first(rows)
-        listed = [entry_id for entry_id, row in zip(missing, rows, strict=True) if row]
-        acknowledged = (
-            await self._link.pipelined(("XACK", stream, group, entry_id) for entry_id in listed) if listed else []
+        return [entry_id for entry_id, row in zip(missing, rows, strict=True) if row]
+
+    async def _take_off_the_list(self, missing: Sequence[bytes], deleted: Sequence[bytes], batch: Batch) -> None:
+        stream, group = self._settings.stream, self._settings.group
+        replies = (
+            await self._link.pipelined(("XACK", stream, group, entry_id) for entry_id in deleted) if deleted else []
         )
-        raise_first(acknowledged)
-        batch.deleted = [entry_id for entry_id, count in zip(listed, acknowledged, strict=True) if count]
+        raise_first(replies)
+        batch.deleted = [entry_id for entry_id, count in zip(deleted, replies, strict=True) if count]
         batch.lost += len(missing) - len(batch.deleted)
 
     async def _claim_and_store(

@@ -75,6 +75,12 @@ def undrained(world: World, seen: Seen) -> list[str]:
         if entry.kind is Kind.YOUNG:
             if entry.entry_id not in seen.pending:
                 found.append(f"{_name(entry)}: not pending any more")
+        elif (
+            entry.kind is Kind.GONE
+            and entry.entry_id in seen.pending
+            and seen.pending[entry.entry_id].consumer != CRASHED
+        ):
+            continue  # claimed before it was deleted, so young until the minimum idle time is over
         elif entry.entry_id in seen.pending:
             found.append(f"{_name(entry)}: still pending after a clean sweep")
         elif entry.kind.is_at_fault and entry.entry_id not in seen.letters:
