@@ -7,11 +7,9 @@ from datetime import datetime, timezone
 from itertools import islice, pairwise
 from pathlib import Path
 
-from cronsim import CronSimError
-
 from demo.names import GROUP, HASH_PREFIX, INDEX, JANITOR, STREAM
-from demo.timer_host import due_times
 from demo.tweets import made_up, read_tweets
+from shared.schedule import fires
 
 DEFAULT_RATE = 100.0
 LONGEST_MIN_IDLE_S = 8
@@ -95,8 +93,8 @@ def _count(tweets_file: Path, lang: str | None) -> int:
 def longest_interval_s(schedule: str) -> float:
     """The longest of the next few waits between two ticks, in seconds. Raises BadPlan."""
     try:
-        due = list(islice(due_times(schedule, datetime.now(timezone.utc)), 5))
-    except (CronSimError, ValueError) as error:
+        due = list(islice(fires(schedule, datetime.now(timezone.utc)), 5))
+    except ValueError as error:
         raise BadPlan(f"not a schedule (six fields, seconds first): {schedule!r}: {error}") from None
     if len(due) < 2:
         raise BadPlan(f"the schedule {schedule!r} does not fire twice")

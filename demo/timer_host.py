@@ -16,31 +16,20 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 from typing import Any, cast
 
 from azure.functions.timer import TimerRequest
-from cronsim import CronSim
 
 from demo.wire import Stop, tell
+from shared.schedule import fires
 
 FUNCTION = "monitor"
 
 TimerFunction = Callable[[TimerRequest], Awaitable[None]]
 
 _SETTING_REFERENCE = re.compile(r"%([^%]+)%")
-_TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d{1,2}):(\d{2}):(\d{2})")
-
-
-def due_times(schedule: str, after: datetime) -> Iterator[datetime]:
-    """When a schedule fires: six NCRONTAB fields, seconds first (five: minutes first), or `[d.]hh:mm:ss`."""
-    span = _TIME_SPAN.fullmatch(schedule)
-    if span is None:
-        return iter(CronSim(schedule, after))
-    days, hours, minutes, seconds = (int(part or 0) for part in span.groups())
-    step = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    return (after + step * count for count in itertools.count(1))
 
 
 def load_timer_function() -> tuple[TimerFunction, str]:
@@ -82,7 +71,7 @@ class ReportCollector(logging.Handler):
 async def run_ticks(function: TimerFunction, schedule: str, collector: ReportCollector, stop: Stop) -> None:
     """Tick until told to stop; a tick that has begun is finished, and a failed one is told."""
     for number in itertools.count(1):
-        due = next(due_times(schedule, datetime.now(timezone.utc)))
+        due = next(fires(schedule, datetime.now(timezone.utc)))
         tell(next_due=due.timestamp())
         await _sleep_until(due, stop)
         if stop:

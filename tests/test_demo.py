@@ -30,8 +30,9 @@ from demo.queries import QUERIES, Answer
 from demo.redis import RedisServer, _free_port
 from demo.scene import Scene, Tick
 from demo.screen import PlainFace, picture
-from demo.timer_host import ReportCollector, due_times
+from demo.timer_host import ReportCollector
 from demo.tweets import NotTweets, Tweet, made_up, read_tweets
+from shared.schedule import fires
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTION = {"REDIS_HOST": "production.invalid:6380", "REDIS_PASSWORD": "secret", "STREAM_NAME": "theirs"}
@@ -359,7 +360,7 @@ def test_a_plan_without_any_tweet_is_refused(tmp_path: Path) -> None:
 )
 def test_schedules_are_read_as_the_platform_reads_them(schedule: str, seconds: list[int]) -> None:
     after = datetime(2024, 1, 1, tzinfo=timezone.utc)
-    due = itertools.islice(due_times(schedule, after), 3)
+    due = itertools.islice(fires(schedule, after), 3)
     assert [(moment - after).total_seconds() for moment in due] == seconds
 
 
