@@ -539,6 +539,8 @@ class IdentityEndpoint:
             def log_message(self, *arguments: object) -> None: ...
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Joined at close: an answer that comes late would use `random` (redis-py's back-off) in the midst of another test.
+        self.server.daemon_threads = False
         self.url = f"http://127.0.0.1:{self.server.server_port}/token"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
