@@ -15,7 +15,7 @@ import redis
 from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from monitor.report import SweepReport
-from shared.redis_client import Argument, Command, RedisLink, Reply
+from shared.redis_client import Argument, Command, Reply, ServerLink
 from shared.settings import RedisSettings, Settings
 
 DAY_MS = 24 * 3600 * 1000
@@ -237,9 +237,9 @@ def raw_client(server: RedisServer, **arguments: Any) -> redis.Redis:
 
 
 @pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
+async def link(server: RedisServer) -> AsyncIterator[ServerLink]:
     """The janitor's own way to the worker's server, for tests that drive one room of it."""
-    link = RedisLink(_redis_settings(server), 4, 5.0)
+    link = ServerLink(_redis_settings(server), 4, 5.0)
     yield link
     await link.close()
 
@@ -252,7 +252,7 @@ def _redis_settings(server: RedisServer) -> RedisSettings:
 class Wire:
     """What a link sends, seen and, where a test wants it, delayed: ``before`` runs ahead of each command of a kind."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: ServerLink) -> None:
         self.round_trips = 0
         self.commands: list[Command] = []
         self.before: Callable[[Command], Awaitable[None] | None] = lambda command: None

@@ -14,7 +14,7 @@ import trustme
 from demo.redis import RedisServer
 from monitor.cli.reach import is_loopback
 from monitor.cli.rights import missing, needed
-from shared.redis_client import RedisLink
+from shared.redis_client import ServerLink
 from shared.settings import RedisSettings
 from tests.cli import Ran, inside
 from tests.conftest import Scene
@@ -169,7 +169,7 @@ async def test_a_missing_key_is_found(healthy: Scene, server: RedisServer, grant
 async def _missing(server: RedisServer, login: dict[str, str], rights: list[Any]) -> set[tuple[str, bool]]:
     host, _, port = server.environment["REDIS_HOST"].partition(":")
     redis_settings = RedisSettings(host, int(port), login["REDIS_USERNAME"], login["REDIS_PASSWORD"], False, None)
-    link = RedisLink(redis_settings, 2, 5.0)
+    link = ServerLink(redis_settings, 2, 5.0)
     try:
         return {(one.right.name, one.is_the_key) for one in await missing(link, rights)}
     finally:
