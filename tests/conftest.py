@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from demo.cluster import RedisCluster
 from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from monitor.report import SweepReport
@@ -43,6 +44,29 @@ def raw(server: RedisServer) -> Iterator[redis.Redis]:
     client.response_callbacks.clear()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def _running_cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_running_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """Three masters with a replica each, one cluster for each worker, whole and empty again after each test.
+
+    Who is a master and which slots it serves is as the test before left it.
+    """
+    yield _running_cluster
+    for node in _running_cluster.nodes:
+        if not node.running:
+            _running_cluster.revive(node)
+    _running_cluster.wait_until_ok()
+    for master in _running_cluster.masters():
+        for index in master.call("FT._LIST"):
+            master.call("FT.DROPINDEX", index)
+        master.call("FLUSHALL")
 
 
 @pytest.fixture(params=["script", "gather"])
