@@ -106,12 +106,7 @@ async def index_names(link: RedisLink, name: str) -> tuple[str, ...]:
 
 async def _one_name_spans_shards(link: RedisLink) -> bool:
     """Whether FT.CREATE takes the index's name for a key (COMMAND INFO: its first key), which the server routes by slot."""
-    (reply,) = await link.pipelined([("COMMAND", "INFO", "FT.CREATE")])
-    if isinstance(reply, ResponseError):
-        return True
-    if isinstance(reply, Exception):
-        raise reply
-    (command,) = reply
+    (command,) = await link.call("COMMAND", "INFO", "FT.CREATE")
     return command is None or command[3] == 0
 
 

@@ -195,6 +195,10 @@ class ClusterLink:
         assert failure is not None
         raise failure
 
+    async def ask(self, address: Address, *command: Argument) -> Reply:
+        """One server's reply, whatever slots it serves; errors as of ``call``."""
+        return await self._server(address).call(*command)
+
     def _server(self, address: Address) -> ServerLink:
         if address not in self._servers:
             host, port = address
