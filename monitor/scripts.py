@@ -77,6 +77,11 @@ def claim_script() -> Script:
     return Script.of(_text("rate.lua") + _text("claim.lua"))
 
 
+def touch_script() -> Script:
+    """touch.lua: something for WAIT to confirm."""
+    return Script.of(_text("touch.lua"))
+
+
 def reap_script() -> Script:
     """reap.lua: remove a consumer if it has nothing pending."""
     return Script.of(_text("reap.lua"))

@@ -16,7 +16,6 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final, TypeAlias
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -84,17 +83,9 @@ class Topology:
     def owner(self, slot: int) -> Address | None:
         return self._owners[slot]
 
-    @cached_property
-    def tags(self) -> tuple[str, ...]:
-        """For each primary the smallest number that, as a hash tag, lies in one of its slots."""
-        tags: dict[Address, str] = {}
-        for number in itertools.count():
-            owner = self._owners[key_slot(b"%d" % number)]
-            if owner is not None:
-                tags.setdefault(owner, str(number))
-            if len(tags) == len(self.replicas):
-                return tuple(tags.values())
-        raise AssertionError("unreachable")
+    def tag_in(self, primary: Address) -> str:
+        """The smallest number that, as a hash tag, lies in one of the primary's slots."""
+        return next(str(number) for number in itertools.count() if self.owner(key_slot(b"%d" % number)) == primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +137,6 @@ class ClusterLink:
             # One that is out of reach answers for itself, when it is asked to run the script.
             if isinstance(outcome, BaseException) and not isinstance(outcome, (ConnectionError, TimeoutError)):
                 raise outcome
-
-    async def shard_tags(self) -> tuple[str, ...]:
-        return (await self.topology()).tags
 
     async def reconnect(self) -> None:
         self._is_stale = True
