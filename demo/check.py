@@ -55,9 +55,7 @@ async def hashes_equal_entries(client: Redis, settings: StreamSettings, expected
     async for entries in pages(client, settings.stream):
         keys = [hash_key(settings, fields) for _, fields in entries]
         hashes = await read_hashes(client, [key for key in keys if key])
-        equal += sum(
-            hashes.get(key) == fields for key, (_, fields) in zip(keys, entries, strict=True) if key is not None
-        )
+        equal += sum(hashes[key] == fields for key, (_, fields) in zip(keys, entries, strict=True) if key)
     return Check(f"{equal:,} of {expected:,} hashes hold, byte for byte, what their entries held", equal == expected)
 
 
@@ -95,7 +93,8 @@ def hash_key(settings: StreamSettings, fields: Mapping[bytes, bytes]) -> bytes |
     return None if key_id is None else settings.hash_prefix.encode() + key_id
 
 
-async def read_hashes(client: Redis, keys: list[bytes]) -> dict[bytes | None, dict[bytes, bytes]]:
+async def read_hashes(client: Redis, keys: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    """What each key holds; nothing if it is not there."""
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.hgetall(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ class Item:
     kind: str = ""
     is_named: bool = False
     """The producer tells the entry's id too: the check at the end asks for this very entry."""
+    amounts: Mapping[str, int] = field(default_factory=dict)
+    """What the producer adds up, by name, over all that it produced."""
 
 
 Burst = tuple[float, list[Item]]

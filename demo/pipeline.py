@@ -133,7 +133,7 @@ class Crew:
 
     def _on_producer(self, facts: Facts) -> None:
         self._scene.produced = int(facts["produced"])
-        self._scene.kinds = facts["kinds"]
+        self._scene.kinds, self._scene.sums = facts["kinds"], facts["sums"]
         self._scene.named += [(kind, entry_id) for kind, entry_id in facts["named"]]
 
     def _on_processor(self, name: str) -> Callable[[Facts], None]:

@@ -27,6 +27,7 @@ class Producer:
         self._client = client
         self._stream = stream
         self._kinds: Counter[str] = Counter()
+        self._sums: Counter[str] = Counter()
 
     def run(self, bursts: Iterator[Burst], seconds: float, stop: Stop) -> None:
         """Produce until the time is up, the items are used up, or somebody says stop.
@@ -50,10 +51,12 @@ class Producer:
             pipeline.xadd(self._stream, cast(Any, item.fields))
         entry_ids = pipeline.execute()
         self._kinds.update(item.kind for item in items)
+        for item in items:
+            self._sums.update(item.amounts)
         named = [
             (item.kind, entry_id.decode()) for item, entry_id in zip(items, entry_ids, strict=True) if item.is_named
         ]
-        tell(produced=self._kinds.total(), kinds=self._kinds, named=named)
+        tell(produced=self._kinds.total(), kinds=self._kinds, sums=self._sums, named=named)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

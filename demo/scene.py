@@ -75,6 +75,8 @@ class Scene:
     produced: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     """How many items of each kind the producer made."""
+    sums: dict[str, int] = field(default_factory=dict)
+    """What the producer added up."""
     named: list[tuple[str, str]] = field(default_factory=list)
     """Kind and entry id of those that it named."""
     witness: Witness | None = None

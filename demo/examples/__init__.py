@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from demo.example import Example
 from demo.examples.email import EMAIL
+from demo.examples.envelopes import ENVELOPES
 from demo.examples.tweets import TWEETS
 from demo.examples.visits import VISITS
 
-EXAMPLES: dict[str, Example] = {example.name: example for example in (TWEETS, EMAIL, VISITS)}
+EXAMPLES: dict[str, Example] = {example.name: example for example in (TWEETS, EMAIL, VISITS, ENVELOPES)}
