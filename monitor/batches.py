@@ -58,6 +58,8 @@ class Batches:
         self._telemetry = telemetry
         self.mode = "none"
         """script or gather; none while nothing was settled."""
+        self.rate_limited = False
+        """The rate limit made entries wait."""
 
     async def choose(self) -> Settle:
         if self._carried.settle is None:
@@ -98,6 +100,9 @@ class Batches:
                 return
             batch = await self._settle_batch(settle, entries[: settle.batch_size])
             entries = entries[batch.taken :]
+            if batch.wait_s:
+                self.rate_limited = True
+                await self._course.pause(batch.wait_s)
 
     async def _settle_batch(self, settle: Settle, entries: Sequence[PendingEntry]) -> Batch:
         """Settle one batch and count each of its entries once, also when the reply is lost or the sweep is cancelled."""
@@ -141,7 +146,8 @@ class Batches:
 
     def _refused(self, entries: Sequence[PendingEntry], error: ResponseError) -> Batch:
         """The server would not settle any of them: its state or our rights, not the entries."""
-        failure = explained(error, f"settling by {self.mode}")
+        limited = " under RECOVERY_RATE_LIMIT" if self._settings.rate_limit else ""
+        failure = explained(error, f"settling by {self.mode}{limited}")
         for entry in entries:
             self._tally.name(Outcome.FAILED, f"refused by the server ({code_of(error)})", entry.entry_id)
         self._course.fail(failure)

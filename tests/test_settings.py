@@ -207,6 +207,7 @@ BAD = {
     "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
+    "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",
