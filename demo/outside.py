@@ -11,6 +11,7 @@ import redis
 
 from demo.redis import NoServer
 from demo.wire import SERVER_VARIABLE
+from monitor.rate import rate_key
 from shared.settings import StreamSettings
 
 
@@ -65,6 +66,7 @@ def clean(server: OutsideServer, settings: StreamSettings) -> None:
         for start in (settings.hash_prefix, settings.stream):
             for key in client.scan_iter(match=start + "*", count=1000):
                 client.unlink(key)
+        client.unlink(rate_key(settings))
 
 
 def _parsed(url: str) -> OutsideServer:
