@@ -31,14 +31,20 @@ end
 -- Milliseconds until something of what is taken counts no more.
 local function wait_ms(window) return (window.oldest + COUNTED + 1) * BUCKET_MS - window.now_ms end
 
--- Charge `count` entries before the first of them is taken, so that a server that refuses the charge has nothing taken
--- unpaid. Returns the error that it answered with.
+local function refusal_of(...)
+  local reply = redis.pcall(...)
+  return type(reply) == 'table' and reply or nil
+end
+
+-- Charge `count` entries before the first of them is taken, so that where the server refuses the charge nothing was taken
+-- unpaid. Returns the error that it answered with; nothing is charged then.
 local function charge(window, count)
-  local replies = { redis.pcall('HINCRBY', window.key, window.bucket, count), redis.pcall('EXPIRE', window.key, LIFETIME_S) }
-  if #window.over > 0 then replies[3] = redis.pcall('HDEL', window.key, unpack(window.over)) end
-  for _, reply in ipairs(replies) do
-    if type(reply) == 'table' then return reply end
-  end
+  local failure = #window.over > 0 and refusal_of('HDEL', window.key, unpack(window.over))
+    or refusal_of('HINCRBY', window.key, window.bucket, count)
+  if failure then return failure end
+  failure = refusal_of('EXPIRE', window.key, LIFETIME_S)
+  if failure then redis.pcall('HINCRBY', window.key, window.bucket, -count) end
+  return failure
 end
 
 -- Of `charged` entries only `taken` were, the last of them `took_ms` after TIME. Never an error: too much stays charged then.

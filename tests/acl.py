@@ -45,7 +45,12 @@ REPLICAS: Final = "ACL SETUSER stream_janitor +wait"
 TELEMETRY: Final = "ACL SETUSER stream_janitor +xinfo|groups +xlen"
 """Where telemetry is on; without it the group's lag and the number of dead letters are not told."""
 
-LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY)
+RATE_LIMIT: Final = (
+    "ACL SETUSER stream_janitor ~{tweets_stream}:rate:* +hgetall +hincrby +hdel +expire +evalsha +script|load"
+)
+"""RECOVERY_RATE_LIMIT above 0. The key of a stream with a hash tag, such as ``tweets:{3}``, begins with the stream's name."""
+
+LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY, RATE_LIMIT)
 
 
 def for_redis_6(line: str) -> str:
