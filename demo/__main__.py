@@ -23,7 +23,7 @@ from demo.examples import EXAMPLES
 from demo.outside import OutsideServer, clean, outside_server
 from demo.pipeline import Outcome, RunFailed, run
 from demo.plan import BadPlan, Plan, make_plan
-from demo.printable import padded, shortened
+from demo.printable import padded, printable, shortened
 from demo.queries import Fields
 from demo.redis import NoServer, RedisServer, ServerFailed
 from demo.scene import Scene
@@ -36,6 +36,7 @@ DEFAULT_SCHEDULE = "*/20 * * * * *"
 SHORT_SECONDS, SHORT_SCHEDULE = 9.0, "*/2 * * * * *"
 INTERRUPTED = 130
 LAST_COLUMN_CELLS = 43
+GROUP_CELLS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +152,7 @@ def _print_answers(outcome: Outcome, example: Example, address: str, console: Co
 
 
 def _hit_line(example: Example, key: bytes, fields: Fields, console: Console) -> Text:
-    line = Text("  " + padded(key, example.key_cells), "dim")
+    line = Text.assemble(("  " + padded(key, example.key_cells), "dim"))
     *columns, last = example.columns
     for column in columns:
         value = column.before.encode() + fields.get(column.field.encode(), b"")
@@ -161,27 +162,26 @@ def _hit_line(example: Example, key: bytes, fields: Fields, console: Console) ->
 
 
 def _group_line(fields: Fields) -> Text:
-    return Text("").join(
-        Text.assemble(("  " + padded(name, len(name)), "dim"), " " + padded(value, 10))
-        for name, value in fields.items()
-    )
+    line = Text()
+    for name, value in fields.items():
+        line.append("  " + printable(name), "dim").append(" " + padded(value, GROUP_CELLS))
+    line.rstrip()
+    return line
 
 
 def _print_last_line(holds: bool, scene: Scene, console: Console) -> None:
     console.print()
-    if holds:
-        one = scene.example.janitors == 1
-        janitors = "the janitor brought" if one else f"{scene.example.janitors} janitors brought"
-        dead = f", and {scene.dead_lettered:,} dead letters" if scene.dead_lettered else ""
-        abandoned = (
-            f"{scene.recovered + scene.dead_lettered:,} of {scene.produced:,} {scene.example.things} were abandoned"
-        )
-        text = Text(
-            f"{abandoned}; {janitors} {'them all back' if not dead else f'{scene.recovered:,} back{dead} are kept'}."
-        )
-        console.print(text, style="bold green", soft_wrap=True)
-    else:
-        console.print(Text("Something does not hold: see ✗ above.", style="bold red"))
+    text = Text(_story(scene), "bold green") if holds else Text("Something does not hold: see ✗ above.", "bold red")
+    console.print(text, soft_wrap=True)
+
+
+def _story(scene: Scene) -> str:
+    example, dead = scene.example, scene.dead_lettered
+    whoever = "the janitor" if example.janitors == 1 else f"{example.janitors} janitors"
+    abandoned = f"{scene.recovered + dead:,} of {scene.produced:,} {example.things} were abandoned; {whoever} brought"
+    if dead:
+        return f"{abandoned} {scene.recovered:,} back, and {dead:,} to the dead-letter stream."
+    return f"{abandoned} them all back."
 
 
 def _keep_until_interrupted(server: RedisServer | OutsideServer, console: Console) -> None:

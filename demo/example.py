@@ -106,8 +106,7 @@ class Example:
     @property
     def values(self) -> dict[str, str]:
         """The app settings of its file."""
-        values: dict[str, str] = json.loads((FOLDER / f"{self.name}.json").read_text(encoding="utf-8"))["Values"]
-        return values
+        return _values(self.name)
 
     @property
     def stream(self) -> StreamSettings:
@@ -120,7 +119,11 @@ class Example:
         return (name,) if self.janitors == 1 else tuple(f"{name}-{n}" for n in range(1, self.janitors + 1))
 
 
+def _values(name: str) -> dict[str, str]:
+    document: dict[str, dict[str, str]] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return document["Values"]
+
+
 @functools.cache
 def _stream(name: str) -> StreamSettings:
-    values = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["Values"]
-    return Settings.from_env(values).streams[0]
+    return Settings.from_env(_values(name)).streams[0]

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -389,3 +390,18 @@ def test_groups_are_typed_as_redis_cli_takes_them() -> None:
     assert Answer(query, "email-index", 0, ()).typed == (
         r'FT.AGGREGATE email-index "@id:{a\\-b}" GROUPBY 1 "@event_name" DIALECT 2'
     )
+
+
+def test_the_readme_types_the_examples_own_queries() -> None:
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8").split("\n## Examples\n")[1].split("\n## ")[0]
+    typed = [tuple(shlex.split(line)) for line in text.splitlines() if line.startswith("FT.")]
+    known = {
+        _without_limit(query.command(example.stream.index_name)): name
+        for name, example in EXAMPLES.items()
+        for query in example.queries
+    }
+    assert sorted(known[_without_limit(words)] for words in typed) == sorted(EXAMPLES)
+
+
+def _without_limit(words: tuple[str, ...]) -> tuple[str, ...]:
+    return (*words[:3], *words[6:]) if words[3:4] == ("LIMIT",) else words
