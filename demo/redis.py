@@ -19,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Protocol
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
@@ -331,10 +332,17 @@ def _free_port() -> int:
     for _ in range(200):
         # Not `random`: test runs seed it, and parallel workers would then all try the same ports.
         port = RANDOM_PORTS.start + secrets.randbelow(len(RANDOM_PORTS))
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        if port_is_free(port):
             return port
     raise ServerFailed("found no free port on 127.0.0.1")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nothing listens on it at this moment."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _ask(port: int, command: bytes) -> bytes:
@@ -367,16 +375,30 @@ def _raise_ended(number: int, frame: FrameType | None) -> None:
     raise _Ended
 
 
-def _serve(port: int | None) -> int:
+class Startable(Protocol):
+    """A server, or several, that a program can run in the foreground."""
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def running(self) -> bool: ...
+    def log_text(self) -> str: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def _serve(server: Startable) -> int:
     """Run a server until a signal, its own end, or the end of the process that started this one."""
     starter = os.getppid()
-    server = RedisServer(port=port)
     try:
         server.start()
         for name, value in server.environment.items():
             print(f"{name}={value}")
         sys.stdout.flush()
-        print(f"ready; look inside with: redis-cli -p {server.port}   (Ctrl-C ends it)", file=sys.stderr)
+        redis_cli = "redis-cli -c" if "REDIS_CLUSTER" in server.environment else "redis-cli"
+        print(f"ready; look inside with: {redis_cli} -p {server.port}   (Ctrl-C ends it)", file=sys.stderr)
         while server.running and os.getppid() == starter:
             time.sleep(0.2)
         if server.running:
@@ -401,19 +423,36 @@ def _port_number(text: str) -> int:
 _port_number.__name__ = "port"  # what argparse calls it in its message
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m demo.redis", description="Run a Redis with search here.")
-    parser.add_argument("--port", type=_port_number, help="port on 127.0.0.1 (default: a free one)")
+def run_program(
+    name: str,
+    description: str,
+    port_help: str,
+    server_on: Callable[[int | None], Startable],
+    arguments: Sequence[str] | None,
+) -> int:
+    """What `python -m <name> [--port N]` does: run a server in the foreground and print how to use it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument("--port", type=_port_number, help=port_help)
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise_ended)
     try:
-        return _serve(options.port)
+        return _serve(server_on(options.port))
     except (NoServer, ServerFailed) as error:
-        print(f"demo.redis: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except _Ended:
         return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_program(
+        "demo.redis",
+        "Run a Redis with search here.",
+        "port on 127.0.0.1 (default: a free one)",
+        lambda port: RedisServer(port=port),
+        arguments,
+    )
 
 
 if __name__ == "__main__":

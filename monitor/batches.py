@@ -17,7 +17,7 @@ from monitor.report import Outcome, Tally
 from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
 from shared.errors import RedisRefused
 from shared.redis_client import RedisLink
-from shared.retry import FAULTS, Fault, code_of, explained
+from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
 from shared.settings import StreamSettings
 from shared.telemetry import BatchSpan, GroupTelemetry
 
@@ -165,9 +165,7 @@ class Batches:
         for entry_id in batch.refused_by_server:
             tally.name(Outcome.FAILED, f"refused by the server ({batch.server_refusal})", entry_id)
         if batch.server_refusal:
-            refusal = batch.refusal or ResponseError(batch.server_refusal)
-            self._course.fail(explained(refusal, f"settling by {self.mode}"))
-            self._course.leads_astray = FAULTS.get(batch.server_refusal) is Fault.RECONNECT
+            self._refuses(batch.refusal or ResponseError(batch.server_refusal), f"settling by {self.mode}")
         if batch.refused:
             await self._dead_letter(batch)
         await self._refused_documents.note(batch.stored)
@@ -183,4 +181,13 @@ class Batches:
         finally:
             self._tally.take_over(own)
         if letters.refusal:
-            self._course.fail(explained(letters.refusal, "dead-lettering"))
+            self._refuses(letters.refusal, "dead-lettering")
+
+    def _refuses(self, error: Exception, doing: str) -> None:
+        """A server refused a write, for a reason that the next entry there would meet too."""
+        code = code_of(error)
+        if self._link.is_cluster and is_one_servers(code):
+            self._course.note(explained(error, doing))  # the others are well: go on with theirs
+        else:
+            self._course.fail(explained(error, doing))
+            self._course.leads_astray = FAULTS.get(code) is Fault.RECONNECT

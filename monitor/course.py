@@ -19,7 +19,7 @@ LAST_SHARE_S: Final = 1.0
 
 
 class Course:
-    """One sweep's course. ``error`` is the first thing that ended it early."""
+    """One sweep's course. ``error`` is the first thing that went wrong with it."""
 
     def __init__(self, link: RedisLink, budget_s: float) -> None:
         self._link = link
@@ -27,6 +27,7 @@ class Course:
         self._hard_end = Deadline.after(budget_s)
         self._ended = asyncio.Event()
         self.error: JanitorError | None = None
+        self._has_failed = False
         self.left_at: bytes | None = None
         """The smallest id that was not taken up; None: there is none."""
         self.leads_astray = False
@@ -47,6 +48,11 @@ class Course:
 
     def fail(self, error: JanitorError) -> None:
         """End the sweep: nothing more is taken up."""
+        self.note(error)
+        self._has_failed = True
+
+    def note(self, error: JanitorError) -> None:
+        """Go on, and report the first such error at the end."""
         if self.error is None:
             self.error = error
         self._ended.set()
@@ -63,7 +69,7 @@ class Course:
 
     def stops_at(self, entry_id: bytes) -> bool:
         """Whether nothing more is to be taken up; if so, notes that the sweep got as far as ``entry_id``."""
-        if self.error is None and not self._soft_end.is_over():
+        if not self._has_failed and not self._soft_end.is_over():
             return False
         if self.left_at is None or entry_id != FIRST:
             self.leave(entry_id)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from monitor.decide import FAULTS_EXPLAINED
-from monitor.gather import WAIT_TIMEOUT_MS, is_confirmed
 from monitor.pending import PendingEntry
 from monitor.report import Outcome, Tally
 from monitor.settle import Refused
-from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
+from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 
@@ -144,22 +143,19 @@ class DeadLetters:
         return replies
 
     async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]], tally: Tally) -> list[Refused]:
-        """Those that are in the dead-letter stream now, confirmed by ACK_REPLICAS replicas if that is set."""
+        """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""
         commands: list[Command] = [self._command(*letter) for letter in letters]
-        if self._settings.ack_replicas:
-            commands.append(("WAIT", self._settings.ack_replicas, WAIT_TIMEOUT_MS))
-        replies = await self._link.pipelined(commands)
-        confirmed = not self._settings.ack_replicas or is_confirmed(replies.pop(), self._settings.ack_replicas)
+        replies = await self._link.written(commands, self._settings.ack_replicas)
         arrived = []
         for (item, _, _), reply in zip(letters, replies, strict=True):
-            if isinstance(reply, Exception):
+            if isinstance(reply, TooFewReplicas):
+                reason = f"{explained(item.fault)}, and too few replicas confirmed the dead letter"
+                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+            elif isinstance(reply, Exception):
                 reason = f"{explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
                 tally.name(Outcome.FAILED, reason, item.entry.entry_id)
                 if not is_entrys_own(code_of(reply)):  # a key of another type there must not stop the others
                     self.refusal = reply
-            elif not confirmed:
-                reason = f"{explained(item.fault)}, and too few replicas confirmed the dead letter"
-                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
             else:
                 arrived.append(item)
         return arrived

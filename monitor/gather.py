@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from redis.exceptions import NoScriptError
-
 from monitor.decide import hash_id
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
@@ -20,12 +18,10 @@ from monitor.report import Outcome
 from monitor.scripts import claim_script, store_script
 from monitor.settle import Batch, Refused
 from monitor.trace_fields import split_from_trace
-from shared.redis_client import Command, RedisLink, Reply, raise_first
+from shared.redis_client import Command, RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
-
-WAIT_TIMEOUT_MS: Final = 1000
 
 
 class GatherSettle:
@@ -158,35 +154,24 @@ class GatherSettle:
     ) -> list[tuple[bytes, Outcome]]:
         """Write the hashes; which entries are to be acknowledged, and as what."""
         commands = [self._store_command(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
-        replies = await self._write(commands)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._store_script.load(self._link)
-            replies = await self._write(commands)
-        confirmed = not self._settings.ack_replicas or is_confirmed(replies.pop(), self._settings.ack_replicas)
+        replies = await self._store_script.written(self._link, commands, self._settings.ack_replicas)
         settled = []
         for (entry, _), reply in zip(to_store, replies, strict=True):
-            if not isinstance(reply, Exception):
+            if isinstance(reply, TooFewReplicas):
+                batch.unconfirmed.append(entry.entry_id)
+            elif not isinstance(reply, Exception):
                 settled.append((entry.entry_id, Outcome.PROCESSED if isinstance(reply, int) else _STORED[reply]))
             elif is_entrys_own(code := code_of(reply)):
                 batch.refused.append(Refused(entry, "wrong_type" if code == "WRONGTYPE" else f"error:{code}"))
             else:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)
-        if not confirmed:
-            batch.unconfirmed = [entry_id for entry_id, _ in settled]
-            return []
         return settled
 
     def _store_command(self, key: bytes, entry_id: bytes, fields: list[bytes]) -> Command:
         if self._settings.on_conflict == "overwrite":
             return ("HSET", key, *fields)
         return self._store_script.command((key,), (self._settings.on_conflict, entry_id, *fields))
-
-    async def _write(self, commands: Sequence[Command]) -> list[Reply]:
-        """WAIT counts what was written on its own connection, so it goes at the end of the same pipeline."""
-        if self._settings.ack_replicas:
-            commands = [*commands, ("WAIT", self._settings.ack_replicas, WAIT_TIMEOUT_MS)]
-        return await self._link.pipelined(commands)
 
     async def _acknowledge(self, settled: Sequence[tuple[bytes, Outcome]], batch: Batch) -> None:
         if not settled:
@@ -208,10 +193,3 @@ _STORED: Final = {b"stored": Outcome.PROCESSED, b"kept": Outcome.KEPT, b"superse
 
 def _among(ids: Sequence[bytes], taken: Sequence[bytes]) -> list[bytes]:
     return [entry_id for entry_id in ids if entry_id in taken]
-
-
-def is_confirmed(reply: Reply, replicas: int) -> bool:
-    """Whether ``reply``, which WAIT answered, counts that many replicas."""
-    if isinstance(reply, Exception):
-        raise reply
-    return bool(reply >= replicas)

@@ -2,13 +2,20 @@
 
 Sources: FT.INFO, FT.CREATE, FT.SEARCH (RediSearch 2.10). An HSET succeeds although the index refuses the document or does
 not cover its key, so stored is not yet searchable, and only the index can tell.
+
+In a Redis Cluster it depends on the module. With its coordinator (Redis 8's own distribution, Redis Enterprise) one name
+spans all shards. Without (the module alone, as in Redis Stack's package) the name is a key: FT.CREATE goes to the shard of
+its slot and indexes what lies there. Then each shard gets an index of its own, ``tweets-index{3}``, whose hash tag is the
+smallest number that lies in it, and what was asked of one index is asked of each.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import ResponseError
 
@@ -54,10 +61,15 @@ class IndexInfo:
     """``ok``, ``off``, or what is wrong with it, in words."""
     failures: int = 0
     """Documents that it refused since it was created; only grows."""
-    is_missing: bool = False
+    missing: tuple[str, ...] = ()
+    """The name that is not there; of a cluster's shards those that have none."""
     documents: int = 0
-    last_errors: Mapping[bytes, FieldError] = field(default_factory=dict)
-    """By field."""
+    last_errors: Mapping[tuple[str, bytes], FieldError] = field(default_factory=dict)
+    """By index and field."""
+
+    @property
+    def is_missing(self) -> bool:
+        return bool(self.missing)
 
     @property
     def is_there(self) -> bool:
@@ -73,6 +85,31 @@ class IndexInfo:
         }
 
 
+_HASH_TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
+_spans_shards: WeakKeyDictionary[RedisLink, bool] = WeakKeyDictionary()
+
+
+async def index_names(link: RedisLink, name: str) -> tuple[str, ...]:
+    """What an index of this name is called: by that name, or by one for each of a cluster's shards.
+
+    A name with a hash tag of its own is taken as it is: it was chosen to lie where the hashes do.
+
+    Raises:
+        redis.exceptions.RedisError: not known; asking again is safe.
+    """
+    if not link.is_cluster or _HASH_TAG.search(name):
+        return (name,)
+    if link not in _spans_shards:
+        _spans_shards[link] = await _one_name_spans_shards(link)
+    return (name,) if _spans_shards[link] else tuple(f"{name}{{{tag}}}" for tag in await link.shard_tags())
+
+
+async def _one_name_spans_shards(link: RedisLink) -> bool:
+    """Whether FT.CREATE takes the index's name for a key (COMMAND INFO: its first key), which the server routes by slot."""
+    (command,) = await link.call("COMMAND", "INFO", "FT.CREATE")
+    return command is None or command[3] == 0
+
+
 class SearchIndex:
     """The index that is to cover one stream's hashes."""
 
@@ -80,22 +117,42 @@ class SearchIndex:
         self._link = link
         self._settings = settings
         self._id_fields = [name.encode() for name in settings.id_fields]
+        self.names: tuple[str, ...] = (settings.index_name,)
+        """What it is called in this Redis; known once it was asked for."""
 
-    def question(self) -> list[Command]:
-        """The command that asks for its state, to travel with others; none if no index is wanted."""
-        return [] if self._settings.index_schema is None else [("FT.INFO", self._settings.index_name)]
+    async def question(self) -> list[Command]:
+        """The commands that ask for its state, to travel with others; none if no index is wanted.
+
+        Raises:
+            redis.exceptions.RedisError: it is not known what it is called here (in a cluster only).
+        """
+        if self._settings.index_schema is None:
+            return []
+        self.names = await index_names(self._link, self._settings.index_name)
+        return [("FT.INFO", name) for name in self.names]
 
     def answer(self, replies: Sequence[Reply]) -> IndexInfo:
-        """Read the reply to ``question``."""
+        """Read the replies to ``question``."""
         if not replies:
             return IndexInfo(OFF)
-        (reply,) = replies
+        infos = [self._answer(name, reply) for name, reply in zip(self.names, replies, strict=True)]
+        wrong = [info for info in infos if info.status != OK]
+        return IndexInfo(
+            wrong[0].status if wrong else OK,
+            sum(info.failures for info in infos),
+            tuple(name for info in infos for name in info.missing),
+            sum(info.documents for info in infos),
+            {where: error for info in infos for where, error in info.last_errors.items()},
+        )
+
+    def _answer(self, name: str, reply: Reply) -> IndexInfo:
         if isinstance(reply, Exception):
-            return self._trouble(reply)
+            return _trouble(name, reply)
         info = _mapping(reply)
-        wrong = self._wrong_prefix(info) or self._wrong_schema(info)
+        wrong = self._wrong_prefix(name, info) or self._wrong_schema(name, info)
         failures, documents = int(info.get(b"hash_indexing_failures", 0)), int(info.get(b"num_docs", 0))
-        return IndexInfo(wrong or OK, failures, False, documents, _last_errors(info))
+        last_errors = {(name, field): error for field, error in _last_errors(info).items()}
+        return IndexInfo(wrong or OK, failures, (), documents, last_errors)
 
     async def ask(self) -> IndexInfo:
         """Its state now.
@@ -103,23 +160,21 @@ class SearchIndex:
         Raises:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
         """
-        return self.answer(await self._link.pipelined(self.question())) if self.question() else IndexInfo(OFF)
+        question = await self.question()
+        return self.answer(await self._link.pipelined(question)) if question else IndexInfo(OFF)
 
-    async def create(self) -> IndexInfo:
-        """Create it; one that somebody else created meanwhile will do. Never drops or alters one."""
-        settings = self._settings
-        prefix: tuple[Argument, ...] = ("ON", "HASH", "PREFIX", 1, settings.hash_prefix)
-        try:
-            await self._link.call("FT.CREATE", settings.index_name, *prefix, "SCHEMA", *(settings.index_schema or ()))
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                code = code_of(error)
-                reason = _kind_of(str(error)) if code == "ERR" else code
-                if code == "NOPERM":
-                    reason = f"the Redis user lacks {missing_right(error)}"
-                return IndexInfo(
-                    f"{settings.index_name} is missing and could not be created ({reason})", is_missing=True
-                )
+    async def create(self, missing: Sequence[str] = ()) -> IndexInfo:
+        """Create it, or those of its names that are ``missing``; one that somebody else created meanwhile will do.
+
+        Never drops or alters one.
+        """
+        prefix: tuple[Argument, ...] = ("ON", "HASH", "PREFIX", 1, self._settings.hash_prefix)
+        for name in missing or self.names:
+            try:
+                await self._link.call("FT.CREATE", name, *prefix, "SCHEMA", *(self._settings.index_schema or ()))
+            except ResponseError as error:
+                if "already exists" not in str(error):
+                    return _not_created(name, error)
         return await self.ask()
 
     async def refused(self, entry_ids: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -147,42 +202,52 @@ class SearchIndex:
 
     async def _held(self, keys: Sequence[bytes]) -> set[bytes]:
         inkeys: tuple[Argument, ...] = ("INKEYS", len(keys), *keys)
-        reply = await self._link.call(
-            "FT.SEARCH", self._settings.index_name, "*", *inkeys, "NOCONTENT", "LIMIT", 0, len(keys)
+        replies = await self._link.pipelined(
+            ("FT.SEARCH", name, "*", *inkeys, "NOCONTENT", "LIMIT", 0, len(keys)) for name in self.names
         )
-        if isinstance(reply, dict):
-            return {row[b"id"] for row in reply[b"results"]}
-        return set(reply[1:])
+        raise_first(replies)
+        held: set[bytes] = set()
+        for reply in replies:
+            held.update((row[b"id"] for row in reply[b"results"]) if isinstance(reply, dict) else reply[1:])
+        return held
 
-    def _trouble(self, error: Exception) -> IndexInfo:
-        text = str(error).lower()
-        name = self._settings.index_name
-        if code_of(error) == "NOPERM":
-            return IndexInfo(f"no right to look at {name} (FT.INFO)")
-        if "unknown command" in text:
-            return IndexInfo("this Redis has no search module; entries are recovered all the same")
-        if "unknown index name" in text or "no such index" in text:
-            return IndexInfo(f"{name} is missing", is_missing=True)
-        return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")
-
-    def _wrong_prefix(self, info: Mapping[bytes, Any]) -> str | None:
+    def _wrong_prefix(self, name: str, info: Mapping[bytes, Any]) -> str | None:
         definition = _mapping(info.get(b"index_definition", {}))
         prefixes: list[bytes] = definition.get(b"prefixes", [])
         wanted = self._settings.hash_prefix.encode()
         if any(wanted.startswith(prefix) for prefix in prefixes if prefix != b"*") or b"*" in prefixes or not prefixes:
             return None
         held = ", ".join(prefix.decode("utf-8", "replace") for prefix in prefixes)
-        return f"{self._settings.index_name} covers {held!r}, not HASH_PREFIX {self._settings.hash_prefix!r}"
+        return f"{name} covers {held!r}, not HASH_PREFIX {self._settings.hash_prefix!r}"
 
-    def _wrong_schema(self, info: Mapping[bytes, Any]) -> str | None:
+    def _wrong_schema(self, name: str, info: Mapping[bytes, Any]) -> str | None:
         held = {}
         for row in map(_mapping, info.get(b"attributes", [])):
             held[row.get(b"identifier")] = row.get(b"type")
         wanted = field_types(self._settings.index_schema or ())
-        wrong = [name for name, kind in wanted.items() if held.get(name.encode()) != kind.encode()]
+        wrong = [field for field, kind in wanted.items() if held.get(field.encode()) != kind.encode()]
         if not wrong:
             return None
-        return f"{self._settings.index_name} has another schema than INDEX_SCHEMA: {', '.join(wrong)}"
+        return f"{name} has another schema than INDEX_SCHEMA: {', '.join(wrong)}"
+
+
+def _trouble(name: str, error: Exception) -> IndexInfo:
+    text = str(error).lower()
+    if code_of(error) == "NOPERM":
+        return IndexInfo(f"no right to look at {name} (FT.INFO)")
+    if "unknown command" in text:
+        return IndexInfo("this Redis has no search module; entries are recovered all the same")
+    if "unknown index name" in text or "no such index" in text:
+        return IndexInfo(f"{name} is missing", missing=(name,))
+    return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")
+
+
+def _not_created(name: str, error: ResponseError) -> IndexInfo:
+    code = code_of(error)
+    reason = _kind_of(str(error)) if code == "ERR" else code
+    if code == "NOPERM":
+        reason = f"the Redis user lacks {missing_right(error)}"
+    return IndexInfo(f"{name} is missing and could not be created ({reason})", missing=(name,))
 
 
 def field_types(schema: Sequence[str]) -> dict[str, str]:

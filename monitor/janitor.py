@@ -8,7 +8,7 @@ import logging
 from monitor.report import SweepReport
 from monitor.sweep import Carried, Sweep
 from shared.errors import TickFailed
-from shared.redis_client import RedisLink
+from shared.redis_client import open_link
 from shared.settings import Settings, StreamSettings
 from shared.telemetry import Telemetry, of_process
 
@@ -27,7 +27,7 @@ class Janitor:
         self.settings = settings
         self.telemetry = of_process() if telemetry is None else telemetry
         # Half the budget: a connection that has gone silent leaves time for another try.
-        self._link = RedisLink(
+        self._link = open_link(
             settings.redis,
             (settings.concurrency + CONNECTIONS_BESIDE_SETTLING) * len(settings.streams),
             min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.hash_tags import has_hash_tag
 from shared.settings import StreamSettings
 
 
@@ -11,11 +12,5 @@ def rate_key(settings: StreamSettings) -> str:
     A stream name that holds a ``}`` but no hash tag (such as ``a}b``) cannot be tagged: the key lies elsewhere then.
     """
     stream = settings.stream
-    tagged = stream if _has_hash_tag(stream) else f"{{{stream}}}"
+    tagged = stream if has_hash_tag(stream) else f"{{{stream}}}"
     return f"{tagged}:rate:{settings.group}"
-
-
-def _has_hash_tag(name: str) -> bool:
-    """What lies between the first ``{`` and the next ``}``, if it is not empty (Redis Cluster specification)."""
-    tag, closed, _ = name.partition("{")[2].partition("}")
-    return bool(tag and closed)

@@ -10,15 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import RedisError
 
 from monitor.dead_letter import DeadLetter, explained, read_letter
 from monitor.decide import FAULTS_EXPLAINED, WRONG_TYPE, hash_id
-from monitor.gather import WAIT_TIMEOUT_MS
 from monitor.pending import FIRST, LAST, following
 from monitor.scripts import store_script
 from monitor.trace_fields import split_from_trace
-from shared.redis_client import Command, RedisLink, Reply
+from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
 from shared.retry import code_of, is_entrys_own
 from shared.retry import explained as error_explained
 from shared.settings import StreamSettings
@@ -125,13 +124,14 @@ class Redrive:
         ]
         if not sound:
             return redriven
-        replies = await self._send([self._command(letter) for letter in sound])
+        commands = [self._command(letter) for letter in sound]
+        replies = await self._script.written(self._link, commands, self._settings.ack_replicas)
         results = [self._result(letter, reply) for letter, reply in zip(sound, replies, strict=True)]
         arrived = [result.letter.letter_id for result in results if result.outcome in ARRIVED]
         if arrived:
             await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
         for reply in replies:
-            if isinstance(reply, Exception) and not is_entrys_own(code_of(reply)):
+            if isinstance(reply, RedisError) and not is_entrys_own(code_of(reply)):
                 raise error_explained(reply, "redriving")
         return redriven + results
 
@@ -145,29 +145,12 @@ class Redrive:
             return ("HSET", key, *fields)
         return self._script.command((key,), (self._settings.on_conflict, letter.entry_id, *fields))
 
-    async def _send(self, commands: Sequence[Command]) -> list[Reply]:
-        replies = await self._write(commands)
-        if any(isinstance(reply, NoScriptError) for reply in replies):  # then all of them: nothing was written
-            await self._script.load(self._link)
-            replies = await self._write(commands)
-        return replies
-
-    async def _write(self, commands: Sequence[Command]) -> list[Reply]:
-        """Each reply; with ACK_REPLICAS, ``None`` for what too few replicas confirmed."""
-        wanted = self._settings.ack_replicas
-        if not wanted:
-            return await self._link.pipelined(commands)
-        *replies, confirmed = await self._link.pipelined([*commands, ("WAIT", wanted, WAIT_TIMEOUT_MS)])
-        if isinstance(confirmed, Exception):
-            raise confirmed
-        return [reply if isinstance(reply, Exception) or confirmed >= wanted else None for reply in replies]
-
     def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
+        if isinstance(reply, TooFewReplicas):
+            return Redriven(letter, "stays", "too few replicas confirmed it")
         if isinstance(reply, Exception):
             code = code_of(reply)
             return Redriven(letter, "stays", explained(WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
-        if reply is None:
-            return Redriven(letter, "stays", "too few replicas confirmed it")
         if self._to_stream:
             return Redriven(letter, "sent")
         return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())

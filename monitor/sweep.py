@@ -131,7 +131,7 @@ class Sweep:
 
     async def _open(self) -> None:
         settings = self._settings
-        about_index = self._index.question()
+        about_index = await self._course.persist(self._index.question)
         about_standing = standing.question(settings) if self._telemetry.is_on else []
         commands: list[Command] = [
             ("XPENDING", settings.stream, settings.group),
@@ -147,7 +147,7 @@ class Sweep:
             lag, dead_letters = standing.answer(settings, others[len(about_index) :])
             self._standing = Standing(self._summary.total, self._oldest_pending_age_s, lag, dead_letters)
         if self._index_info.is_missing:
-            self._index_info = await self._index.create()
+            self._index_info = await self._index.create(self._index_info.missing)
 
     async def _first_replies(self, commands: Sequence[Command]) -> list[Reply]:
         """XPENDING and TIME have to work; what the others answer is only noted."""

@@ -20,12 +20,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection
 from redis.auth.token import TokenInterface
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
 from shared.errors import RedisRefused, RedisUnavailable
+from shared.redis_client import TlsConnection
 from shared.settings import EntraSettings
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class RenewingConnection(_Renewing, Connection):
     """Over TCP, which settings allow on this machine only."""
 
 
-class RenewingTlsConnection(_Renewing, SSLConnection):
+class RenewingTlsConnection(_Renewing, TlsConnection):
     """Over TLS."""
 
 

@@ -1,4 +1,4 @@
-"""One Redis, spoken to through a pool of asyncio connections: bytes in and out, raw replies, no retries of its own.
+"""The way to Redis, one server or a cluster of them: bytes in and out, raw replies, no retries of its own.
 
 Replies come as the server sent them (no response callbacks): every reply is read in one place of ours, in bytes, since
 an entry may hold a field twice and bytes that are no UTF-8.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
@@ -32,10 +33,68 @@ Reply: TypeAlias = Any
 
 HEALTH_CHECK_INTERVAL_S = 45  # Azure closes a connection that was idle for ten minutes
 TOKEN_SHARE_OF_TIMEOUT = 0.8
+WAIT_TIMEOUT_MS: Final = 1000
 
 
-class RedisLink:
-    """The way to one Redis. Connects at its first command; belongs to the event loop it was first used in."""
+class TooFewReplicas(Exception):
+    """The reply of a write that worked, but that fewer replicas confirmed than were asked for."""
+
+
+class RedisLink(Protocol):
+    """The way to Redis. Connects at its first command; belongs to the event loop it was first used in."""
+
+    is_cluster: bool
+    """Whether commands go to several servers, one of which may be in trouble while the others are well."""
+
+    async def call(self, *command: Argument) -> Reply:
+        """One command's reply.
+
+        Raises:
+            redis.exceptions.ResponseError: the server's refusal; it did nothing.
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: it may have run or not.
+        """
+
+    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+        """Send all commands in one write a server; each reply, or the error it was, in its place. No MULTI.
+
+        A command without a key goes where the first one with a key goes. In a cluster, a server that is out of reach is
+        the reply of its own commands.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
+        """
+
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+        """Like ``pipelined``; a write that fewer than ``replicas`` replicas of its server confirmed is a ``TooFewReplicas``.
+
+        ``replicas`` None: 1 in a cluster that has replicas, else 0. WAIT counts what was written on its own connection
+        (Redis 3.0), so it ends the same write.
+
+        Raises:
+            redis.exceptions.ResponseError: WAIT was refused; the commands may have run.
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
+        """
+
+    async def load_script(self, text: str) -> None:
+        """SCRIPT LOAD, on every server that may be asked to run it."""
+
+    async def shard_tags(self) -> tuple[str, ...]:
+        """For each shard of a cluster a hash tag that lies in it; none for a single server.
+
+        Raises:
+            redis.exceptions.RedisError: no server could tell.
+        """
+
+    async def reconnect(self) -> None:
+        """Drop every connection: the next command goes out on a new one."""
+
+    async def close(self) -> None: ...
+
+
+class ServerLink:
+    """The way to one server."""
+
+    is_cluster = False
 
     def __init__(self, settings: RedisSettings, most_connections: int, timeout_s: float) -> None:
         """``timeout_s`` bounds each round trip, connecting included, in seconds."""
@@ -59,6 +118,8 @@ class RedisLink:
             **_tls(settings),
         )
         self._client.response_callbacks.clear()
+        if settings.tls:
+            self._connect_by(connection_class=TlsConnection, tls_name=settings.tls_name or settings.host)
         if settings.entra is not None:
             self._log_in_with_tokens(settings.entra, settings.tls)
 
@@ -66,18 +127,14 @@ class RedisLink:
         from shared.entra import connection_options, token_source
 
         # A share of the round trip's time: what a command waits for is then said to be the token, not Redis.
-        options = connection_options(token_source(settings, TOKEN_SHARE_OF_TIMEOUT * self._timeout_s), tls)
+        self._connect_by(**connection_options(token_source(settings, TOKEN_SHARE_OF_TIMEOUT * self._timeout_s), tls))
+
+    def _connect_by(self, connection_class: type[Any], **options: object) -> None:
         pool = self._client.connection_pool
-        pool.connection_class = options.pop("connection_class")
+        pool.connection_class = connection_class
         pool.connection_kwargs.update(options)
 
     async def call(self, *command: Argument) -> Reply:
-        """One command's reply.
-
-        Raises:
-            redis.exceptions.ResponseError: the server's refusal; it did nothing.
-            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: it may have run or not.
-        """
         try:
             async with within(self._timeout_s):
                 return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -85,11 +142,6 @@ class RedisLink:
             raise redis_errors.TimeoutError("no reply in time") from None
 
     async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
-        """Send all commands in one write on one connection; each reply, or the error it was, in its place. No MULTI.
-
-        Raises:
-            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
-        """
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -99,12 +151,47 @@ class RedisLink:
         except asyncio.TimeoutError:
             raise redis_errors.TimeoutError("no reply in time") from None
 
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+        if not replicas:
+            return await self.pipelined(commands)
+        *replies, confirmed = await self.pipelined([*commands, ("WAIT", replicas, WAIT_TIMEOUT_MS)])
+        if isinstance(confirmed, Exception):
+            raise confirmed
+        if confirmed >= replicas:
+            return replies
+        return [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+
+    async def load_script(self, text: str) -> None:
+        await self.call("SCRIPT", "LOAD", text)
+
+    async def shard_tags(self) -> tuple[str, ...]:
+        return ()
+
     async def reconnect(self) -> None:
-        """Drop every connection: the next command goes out on a new one."""
         await self._client.connection_pool.disconnect()
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def open_link(settings: RedisSettings, most_connections: int, timeout_s: float) -> RedisLink:
+    """The way to what ``settings`` name: one server, or the cluster that it belongs to. Connects to nothing yet."""
+    if not settings.cluster:
+        return ServerLink(settings, most_connections, timeout_s)
+    from shared.cluster import ClusterLink  # only then: a cold start pays for imports
+
+    return ClusterLink(settings, most_connections, timeout_s)
+
+
+class TlsConnection(SSLConnection):
+    """Verifies the certificate against ``tls_name``: a cluster may name its servers by addresses that are in none."""
+
+    def __init__(self, *, tls_name: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._tls_name = tls_name
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "server_hostname": self._tls_name}
 
 
 def _tls(settings: RedisSettings) -> dict[str, Any]:

@@ -105,6 +105,14 @@ def is_worth_repeating(error: BaseException) -> bool:
     return fault_of(error) in (Fault.AGAIN, Fault.RECONNECT)
 
 
+_STATES_OF_A_SERVER = frozenset(("OOM", "MISCONF", "NOREPLICAS"))
+
+
+def is_one_servers(code: str) -> bool:
+    """Whether an error with this code tells of one server's state, which the others of its cluster need not share."""
+    return code in _STATES_OF_A_SERVER or FAULTS.get(code) in (Fault.AGAIN, Fault.RECONNECT)
+
+
 def is_entrys_own(code: str) -> bool:
     """Whether an error with this code, met while writing one entry, is that entry's own fault."""
     return FAULTS.get(code, Fault.ENTRY) is Fault.ENTRY
@@ -177,7 +185,7 @@ _WHAT_TO_DO = {
     "TLS": "the server's certificate was refused: check the name in REDIS_HOST; for a private CA set REDIS_TLS_CA_FILE",
     "LOADING": "Redis is still loading its data (LOADING)",
     "BUSY": "Redis is busy running a script (BUSY): SCRIPT KILL ends one that has not written",
-    "MOVED": "this is a Redis Cluster, whose keys lie on several servers",
+    "MOVED": "this is a Redis Cluster, whose keys lie on several servers: set REDIS_CLUSTER=true",
 }
 _RIGHT_IN_TEXT = re.compile(r"run the '([a-z|._-]{1,40})' command", re.IGNORECASE)
 _OUT_OF_REACH = ("CONNECTION", "TIMEOUT", "LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")

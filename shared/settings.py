@@ -35,6 +35,7 @@ DEFAULTS: dict[str, str | None] = {
     "REDIS_USERNAME": "",
     "REDIS_TLS": "true",
     "REDIS_TLS_CA_FILE": "",
+    "REDIS_CLUSTER": "false",
     "REDIS_AUTH": "password",
     "REDIS_ENTRA_CREDENTIAL": "managed",
     "REDIS_ENTRA_CLIENT_ID": "",
@@ -52,7 +53,7 @@ DEFAULTS: dict[str, str | None] = {
     "MAX_ATTEMPTS": "10",
     "REAP_CONSUMERS_AFTER_SEC": "0",
     "REAP_KEEP": "",
-    "ACK_REPLICAS": "0",
+    "ACK_REPLICAS": "auto",
     "KEEP_TRACE_FIELDS": "false",
     "RECOVERY_RATE_LIMIT": "0",
 }
@@ -122,6 +123,10 @@ class RedisSettings:
     tls_ca_file: str | None
     entra: EntraSettings | None = None
     """None: log in with the password, if there is one."""
+    cluster: bool = False
+    """Whether the server belongs to a Redis Cluster, whose other servers it names."""
+    tls_name: str | None = None
+    """The name that the certificate has to have; None: ``host``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,8 @@ class StreamSettings:
     dead_letter_stream: str | None
     """None: entries that cannot be stored stay pending."""
     max_attempts: int
-    ack_replicas: int
+    ack_replicas: int | None
+    """None: 1 in a cluster that has replicas, else 0; and a script, whose writes lie on one server, needs none."""
     reap_after_ms: int
     """0: consumers are never removed."""
     reap_keep: tuple[str, ...]
@@ -210,7 +216,9 @@ class _Reader:
         entra = self._entra(host, tls)
         if username and not password and entra is None:
             self._problem("REDIS_USERNAME", "is set, but REDIS_PASSWORD is not")
-        return RedisSettings(host, port or (6380 if tls else 6379), username, password, tls, ca_file or None, entra)
+        port = port or (6380 if tls else 6379)
+        cluster = self._read("REDIS_CLUSTER", _flag, False)
+        return RedisSettings(host, port, username, password, tls, ca_file or None, entra, cluster)
 
     def _entra(self, host: str, tls: bool) -> EntraSettings | None:
         credential = self._read("REDIS_ENTRA_CREDENTIAL", _one_of(_CREDENTIALS), "managed")
@@ -280,7 +288,7 @@ class _Reader:
     def _stream(self) -> StreamSettings:
         stream = self._read("STREAM_NAME", _not_empty, "")
         mode = self._read("SETTLE_MODE", _one_of(_MODES), "auto")
-        ack_replicas = self._read("ACK_REPLICAS", _whole(0, 100), 0)
+        ack_replicas = self._read("ACK_REPLICAS", _auto_or(_whole(0, 100)), None)
         if mode == "script" and ack_replicas:
             self._problem("ACK_REPLICAS", "needs SETTLE_MODE gather or auto: a script cannot wait for replicas")
         no_names: tuple[str, ...] = ()
@@ -372,6 +380,16 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    def parse_unless_auto(text: str) -> int | None:
+        try:
+            return None if text.lower() == "auto" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
+
+    return parse_unless_auto
 
 
 def _positive_number(text: str) -> float:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import redis
 
+from demo.cluster import RedisCluster
 from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from monitor.report import SweepReport
-from shared.redis_client import Argument, Command, RedisLink, Reply
+from shared.redis_client import Argument, Command, Reply, ServerLink
 from shared.settings import RedisSettings, Settings
 
 DAY_MS = 24 * 3600 * 1000
@@ -43,6 +44,29 @@ def raw(server: RedisServer) -> Iterator[redis.Redis]:
     client.response_callbacks.clear()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def _running_cluster() -> Iterator[RedisCluster]:
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_running_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """Three masters with a replica each, one cluster for each worker, whole and empty again after each test.
+
+    Who is a master and which slots it serves is as the test before left it.
+    """
+    yield _running_cluster
+    for node in _running_cluster.nodes:
+        if not node.running:
+            _running_cluster.revive(node)
+    _running_cluster.wait_until_ok()
+    for master in _running_cluster.masters():
+        for index in master.call("FT._LIST"):
+            master.call("FT.DROPINDEX", index)
+        master.call("FLUSHALL")
 
 
 @pytest.fixture(params=["script", "gather"])
@@ -237,9 +261,9 @@ def raw_client(server: RedisServer, **arguments: Any) -> redis.Redis:
 
 
 @pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
+async def link(server: RedisServer) -> AsyncIterator[ServerLink]:
     """The janitor's own way to the worker's server, for tests that drive one room of it."""
-    link = RedisLink(_redis_settings(server), 4, 5.0)
+    link = ServerLink(_redis_settings(server), 4, 5.0)
     yield link
     await link.close()
 
@@ -252,7 +276,7 @@ def _redis_settings(server: RedisServer) -> RedisSettings:
 class Wire:
     """What a link sends, seen and, where a test wants it, delayed: ``before`` runs ahead of each command of a kind."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: ServerLink) -> None:
         self.round_trips = 0
         self.commands: list[Command] = []
         self.before: Callable[[Command], Awaitable[None] | None] = lambda command: None

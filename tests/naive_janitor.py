@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from monitor.dead_letter import PROVENANCE
 from monitor.report import Outcome, SweepReport
 from monitor.scripts import store_script
-from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first, within
+from shared.redis_client import Argument, Command, Reply, ServerLink, raise_first, within
 from shared.retry import explained
 from shared.settings import Settings, StreamSettings
 
@@ -71,7 +71,7 @@ class NaiveJanitor:
         self._stream: StreamSettings = settings.streams[0]
         timeout_s = LONGEST_S if flaws.no_deadline else settings.budget_s
         self._timeout_s = timeout_s
-        self._link = RedisLink(settings.redis, settings.concurrency, timeout_s)
+        self._link = ServerLink(settings.redis, settings.concurrency, timeout_s)
         self._script = store_script()
         replicas = 0 if flaws.no_wait else self._stream.ack_replicas
         self._wait: list[Command] = [("WAIT", replicas, 1000)] if replicas else []

@@ -8,7 +8,7 @@ import pytest
 
 import monitor.scripts
 from monitor.dead_letter import ATTEMPTS_KEPT_SEC, PROVENANCE, read_letter
-from shared.redis_client import Argument, Command, RedisLink, Reply
+from shared.redis_client import Argument, Command, Reply, ServerLink
 from shared.settings import Settings
 from tests import naive
 from tests.checks import entries_of, lost
@@ -270,12 +270,12 @@ def curse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         cursed = "  if string.find(key, 'cursed', 1, true) then return redis.pcall('HSET', key) end\n"
         assert marker in text("store.lua")
         monkeypatch.setattr(monitor.scripts, "_text", lambda name: text(name).replace(marker, marker + cursed))
-        pipelined = RedisLink.pipelined
+        pipelined = ServerLink.pipelined
 
-        async def spoil(link: RedisLink, commands: list[Command]) -> list[Reply]:
+        async def spoil(link: ServerLink, commands: list[Command]) -> list[Reply]:
             return await pipelined(link, [_spoilt(command) for command in commands])
 
-        monkeypatch.setattr(RedisLink, "pipelined", spoil)
+        monkeypatch.setattr(ServerLink, "pipelined", spoil)
 
     return begin
 

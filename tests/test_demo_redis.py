@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import demo.redis
 from demo.examples import TWEETS
@@ -34,7 +36,7 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 15.0) -> bool:
 
 def is_gone(port: int) -> bool:
     try:
-        with redis.Redis(port=port, socket_connect_timeout=2) as client:
+        with redis.Redis(port=port, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
             client.ping()
     except redis.ConnectionError:
         return True

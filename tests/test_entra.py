@@ -28,7 +28,7 @@ from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from shared import entra
 from shared.errors import RedisRefused, RedisUnavailable, SettingsError
-from shared.redis_client import RedisLink
+from shared.redis_client import ServerLink
 from shared.settings import EntraSettings, RedisSettings, Settings
 from tests.conftest import Scene, Sweeper, raw_client
 from tests.fronts import Passage
@@ -150,7 +150,7 @@ def assert_in_no_log(log: pytest.LogCaptureFixture, tokens: list[str]) -> None:
         assert not any(token in text for token in tokens), record.name
 
 
-def renewal_is_over(link: RedisLink) -> bool:
+def renewal_is_over(link: ServerLink) -> bool:
     source = link._client.connection_pool.connection_kwargs["token_source"]
     return source._request.done()
 
@@ -214,7 +214,7 @@ async def test_over_tls_a_living_connection_logs_in_anew_too(
         settings = RedisSettings(
             "127.0.0.1", front.port, None, None, True, str(ca_file), EntraSettings("managed", None)
         )
-        link = RedisLink(settings, 8, 5.0)
+        link = ServerLink(settings, 8, 5.0)
         first = await link.call("CLIENT", "ID")
         clock.ahead_s = 0.75 * LIFE_S
         await link.call("PING")
@@ -262,7 +262,7 @@ async def test_the_next_token_is_asked_for_once_seven_tenths_of_a_life_are_over(
         assert issuer.requests == requests
 
 
-async def hammered(link: RedisLink, renew: Callable[[], Any], seconds: float) -> list[str]:
+async def hammered(link: ServerLink, renew: Callable[[], Any], seconds: float) -> list[str]:
     """What went wrong while six tasks used the link and tokens changed all the time: wrong replies and errors."""
     wrong: list[str] = []
     deadline = time.monotonic() + seconds
@@ -327,7 +327,7 @@ async def test_control_redis_pys_own_renewal_mixes_up_replies_on_busy_connection
     admin, provider = raw_client(own_server), Streaming()
     admin.execute_command("ACL", "SETUSER", "identity", "on", ">word", *RIGHTS)
     admin.close()
-    link = RedisLink(RedisSettings("127.0.0.1", own_server.port, None, None, False, None), 16, 5.0)
+    link = ServerLink(RedisSettings("127.0.0.1", own_server.port, None, None, False, None), 16, 5.0)
     link._client = redis.asyncio.Redis(
         port=own_server.port, protocol=3, credential_provider=provider, socket_timeout=None, max_connections=16
     )
@@ -539,6 +539,8 @@ class IdentityEndpoint:
             def log_message(self, *arguments: object) -> None: ...
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Joined at close: an answer that comes late would use `random` (redis-py's back-off) in the midst of another test.
+        self.server.daemon_threads = False
         self.url = f"http://127.0.0.1:{self.server.server_port}/token"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -630,7 +632,7 @@ def own_server_forgets(server: RedisServer, token: str) -> None:
 @contextlib.asynccontextmanager
 async def linked(server: RedisServer, settings: EntraSettings | None = None) -> Any:
     settings = settings or EntraSettings("managed", None)
-    link = RedisLink(RedisSettings("127.0.0.1", server.port, None, None, False, None, settings), 8, 5.0)
+    link = ServerLink(RedisSettings("127.0.0.1", server.port, None, None, False, None, settings), 8, 5.0)
     try:
         yield link
     finally:

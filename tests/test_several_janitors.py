@@ -11,7 +11,7 @@ import pytest
 from demo.redis import RedisServer
 from monitor.report import Outcome
 from monitor.settle import Batch
-from shared.redis_client import Command, RedisLink, Reply
+from shared.redis_client import Command, Reply, ServerLink
 from shared.settings import StreamSettings
 from tests import naive
 from tests.checks import claimed_twice, entries_of, lost
@@ -60,7 +60,7 @@ async def _settled_at_once(
     scene.add_tweets(10)
     scene.abandon()
     page = candidates(scene)
-    links = [RedisLink(scene.settings().redis, 4, 5.0) for _ in range(JANITORS)]
+    links = [ServerLink(scene.settings().redis, 4, 5.0) for _ in range(JANITORS)]
     claimed: list[bytes] = []
     written: Counter[bytes] = Counter()
     waiting, all_there = 0, asyncio.Event()

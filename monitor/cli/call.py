@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours, code_for
 from monitor.cli.output import Output
 from shared.errors import JanitorError, SettingsError
-from shared.redis_client import RedisLink
+from shared.redis_client import RedisLink, open_link
 from shared.settings import Settings, StreamSettings
 
 ROUND_TRIP_S = 5.0
@@ -54,7 +54,7 @@ class Call:
     @asynccontextmanager
     async def link(self) -> AsyncIterator[RedisLink]:
         settings = self.settings
-        link = RedisLink(settings.redis, MOST_CONNECTIONS, ROUND_TRIP_S)
+        link = open_link(settings.redis, MOST_CONNECTIONS, ROUND_TRIP_S)
         try:
             yield link
         finally:

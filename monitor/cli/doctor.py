@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -15,9 +16,10 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, missing, needed
-from monitor.index import IndexInfo, SearchIndex
+from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.settle import script_is_allowed
-from shared.errors import JanitorError, RedisUnavailable, SettingsError
+from shared.cluster import ClusterLink
+from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.redis_client import RedisLink, Reply
 from shared.retry import code_of, explained
 from shared.settings import RedisSettings, StreamSettings
@@ -61,7 +63,7 @@ async def doctor(call: Call) -> int:
         return findings.code
     findings.ok("settings", f"read from {call.settings_file or 'the environment'}")
     async with call.link() as link:
-        if await _connection(findings, link, settings.redis):
+        if await _connection(findings, link, settings.redis) and await _cluster(findings, link):
             for stream in settings.streams:
                 await _stream(findings, link, settings.redis, stream)
     return findings.code
@@ -75,18 +77,47 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     except (RedisError, OSError) as error:
         await _trouble(findings, redis, error)
         return False
+    except RedisRefused as error:
+        findings.problem("cluster", str(error))
+        return False
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
     server = f"Redis {told.get('version', 'of unknown version')}, {told.get('mode', '')}, {told.get('role', '')}"
     findings.ok("connection", f"{redis.host}:{redis.port} answers, logged in after {took_ms:.1f} ms: {server}")
     if told.get("role") == "replica":
         findings.problem("connection", "REDIS_HOST leads to a read-only replica: name the primary")
+    if told.get("mode") == "cluster" and not link.is_cluster:
+        findings.problem("cluster", "this server belongs to a Redis Cluster: set REDIS_CLUSTER=true")
     _tls(findings, redis)
     if redis.entra is not None:
         findings.ok("login", "by Entra token")
     else:
         findings.ok("login", f"user {redis.username or 'default'}{'' if redis.password else ', without a password'}")
     return True
+
+
+async def _cluster(findings: Findings, link: RedisLink) -> bool:
+    """Whether the cluster's servers are all within reach; a single server is no finding."""
+    if not isinstance(link, ClusterLink):
+        return True
+    topology = await link.topology()
+    replicas = sum(topology.replicas.values())
+    findings.ok("cluster", f"{len(topology.primaries)} primaries, {replicas} replicas")
+    if topology.unserved:
+        findings.problem("cluster", f"{topology.unserved:,} of 16,384 slots are served by nobody: see CLUSTER NODES")
+    is_well = True
+    for (host, port), count in topology.replicas.items():
+        try:
+            await link.ask((host, port), "PING")
+        except (RedisError, OSError) as error:
+            findings.problem("cluster", f"the primary {host}:{port}: {explained(error, 'PING')}", UNREACHABLE)
+            is_well = False
+        if replicas and not count:
+            findings.problem(
+                "cluster", f"the primary {host}:{port} has no replica, so nothing stored there is confirmed and acknowledged "
+                "(ACK_REPLICAS): give it one, or set ACK_REPLICAS=0",
+            )  # fmt: skip
+    return is_well
 
 
 def _text(value: Reply) -> str:
@@ -140,11 +171,13 @@ async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -
 async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
     try:
         await _group(findings, link, stream)
-        index = await SearchIndex(link, stream).ask()
+        search = SearchIndex(link, stream)
+        index = await search.ask()
         mode = await _script_mode(findings, link, stream)
-        await _rights(findings, link, redis, stream, mode == "script", index)
+        names = () if index.status == OFF or _no_search(index) else search.names
+        await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
         await _dead_letter_stream(findings, link, stream)
-        _index(findings, stream, index)
+        _index(findings, stream, search, index)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
@@ -183,10 +216,7 @@ async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettin
     return "gather"
 
 
-async def _rights(
-    findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings, by_script: bool, index: IndexInfo
-) -> None:
-    rights = [right for right in needed(stream, by_script) if not (right.name.startswith("ft.") and _no_search(index))]
+async def _rights(findings: Findings, link: RedisLink, redis: RedisSettings, rights: Sequence[Right]) -> None:
     lacking = {id(one.right): one for one in await missing(link, rights)}
     for right in rights:
         one = lacking.get(id(right))
@@ -220,12 +250,17 @@ async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: Strea
     findings.ok("dead letters", f"{dead}: {told}", stream=stream.stream)
 
 
-def _index(findings: Findings, stream: StreamSettings, index: IndexInfo) -> None:
-    named: dict[str, Any] = {"stream": stream.stream, "index": stream.index_name}
-    if index.status == "off":
+def _index(findings: Findings, stream: StreamSettings, search: SearchIndex, index: IndexInfo) -> None:
+    names = ", ".join(search.names)
+    named: dict[str, Any] = {"stream": stream.stream, "index": stream.index_name, "names": list(search.names)}
+    if len(search.names) > 1:
+        findings.ok(
+            "index", f"one for each shard, as this search module does not span them: search each of {names}", **named
+        )
+    if index.status == OFF:
         findings.ok("index", "off: none is wanted", **named)
-    elif index.status == "ok":
-        findings.ok("index", f"{stream.index_name}: {index.documents:,} documents", **named)
+    elif index.status == OK:
+        findings.ok("index", f"{names}: {index.documents:,} documents", **named)
     elif index.is_missing:
         findings.problem("index", f"{index.status}: the next sweep creates it, if it may", **named)
     elif _no_search(index):

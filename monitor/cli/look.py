@@ -110,18 +110,19 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         redis.exceptions.RedisError: the group could not be looked at.
     """
     index = SearchIndex(link, settings)
+    about_index = await index.question()
     commands: list[Command] = [
         ("XPENDING", settings.stream, settings.group),
         ("TIME",),
         ("XINFO", "CONSUMERS", settings.stream, settings.group),
         ("XRANGE", settings.dead_letter_stream or settings.stream, "-", "+", "COUNT", 1),
-        *index.question(),
+        *about_index,
         *standing.question(settings),
     ]
     pending, time, consumers, oldest_letter, *replies = await link.pipelined(commands)
     raise_first((pending, time))
     summary, now_ms = summary_of(pending), milliseconds(time)
-    index_replies, standing_replies = replies[: len(index.question())], replies[len(index.question()) :]
+    index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
     lag, dead_letters = standing.answer(settings, standing_replies)
     return Overview(
         now_ms=now_ms,

@@ -42,7 +42,7 @@ class Missing:
     """The command is allowed, the key is not."""
 
 
-def needed(settings: StreamSettings, by_script: bool) -> list[Right]:
+def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names: Sequence[str]) -> list[Right]:
     """The rights for a sweep that settles by script or by gather, dead letters, index and reaping included."""
     stream, group, key = settings.stream, settings.group, f"{settings.hash_prefix}doctor"
     hash_name = f"{settings.hash_prefix}*"
@@ -64,14 +64,24 @@ def needed(settings: StreamSettings, by_script: bool) -> list[Right]:
         rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
     if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms:
         rights += SCRIPTS
-    if settings.ack_replicas:
+    if settings.ack_replicas or (cluster and settings.ack_replicas is None):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
-    return rights + _for_dead_letters(settings) + _for_index(settings) + _for_reaping(settings)
+    if cluster:
+        rights += CLUSTER
+    for_index = [right for name in index_names for right in _for_index(name)]
+    return rights + _for_dead_letters(settings) + for_index + _for_reaping(settings)
 
 
 SCRIPTS: Final = [
     Right("evalsha", "", ("EVALSHA", NO_SHA1, 0), "settling by script"),
     Right("script|load", "", ("SCRIPT", "LOAD", probe_script().text), "settling by script"),
+]
+
+
+CLUSTER: Final = [
+    Right("cluster|slots", "", ("CLUSTER", "SLOTS"), "finding the shards"),
+    Right("asking", "", ("ASKING",), "following a slot that is being moved"),
+    Right("command|info", "", ("COMMAND", "INFO", "FT.CREATE"), "finding out whether an index spans the shards"),
 ]
 
 
@@ -88,10 +98,7 @@ def _for_dead_letters(settings: StreamSettings) -> list[Right]:
     ]
 
 
-def _for_index(settings: StreamSettings) -> list[Right]:
-    if settings.index_schema is None:
-        return []
-    index = settings.index_name
+def _for_index(index: str) -> list[Right]:
     return [
         Right("ft.info", index, ("FT.INFO", index), "looking at the index"),
         Right(

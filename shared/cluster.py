@@ -1,0 +1,292 @@
+"""The way to a Redis Cluster: each command goes to the primary that serves its key's slot, and redirects are followed.
+
+Our own rather than redis-py's ``RedisCluster``, which follows a redirect on another connection than the pipeline's, so that
+nobody could tell which writes a WAIT confirmed, and which retries by itself. Here each server is a ``ServerLink``, so that
+TLS, logins, timeouts and raw replies are those of a single server, and every write travels with a WAIT of its own.
+
+Sources: the Redis Cluster specification (slots, MOVED, ASK and ASKING), CLUSTER SLOTS (Redis 3.0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, TypeAlias
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError, ConnectionError, MovedError, RedisError, TimeoutError
+
+from shared.errors import RedisRefused
+from shared.redis_client import Argument, Command, Reply, ServerLink
+from shared.settings import RedisSettings
+
+Address: TypeAlias = "tuple[str, int]"
+
+MOST_REDIRECTS: Final = 5
+_KEY_IS_SECOND: Final = frozenset(("XINFO", "XGROUP", "OBJECT", "MEMORY"))
+_NO_KEY: Final = frozenset(
+    (
+        "TIME",
+        "PING",
+        "HELLO",
+        "INFO",
+        "ACL",
+        "COMMAND",
+        "CLUSTER",
+        "CONFIG",
+        "CLIENT",
+        "SCRIPT",
+        "PUBLISH",
+        "WAIT",
+        "FT._LIST",
+    )
+)
+
+
+def key_of(command: Command) -> bytes | None:
+    """The key whose slot says where ``command`` goes; None: any server will do."""
+    name = str(command[0])
+    if name in _NO_KEY:
+        return None
+    if name in ("EVALSHA", "EVAL"):
+        key = command[3] if int(command[2]) > 0 else None
+    else:
+        at = 2 if name in _KEY_IS_SECOND else 1
+        key = command[at] if len(command) > at else None
+    return None if key is None else key if isinstance(key, bytes) else str(key).encode()
+
+
+class Topology:
+    """Which primary serves which slots, as one of the servers saw it."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int, Address]], replicas: Mapping[Address, int]) -> None:
+        self._owners: list[Address | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        for first, last, address in ranges:
+            self._owners[first : last + 1] = [address] * (last + 1 - first)
+        self.replicas = replicas
+        """Primary → how many replicas it has."""
+
+    @property
+    def primaries(self) -> tuple[Address, ...]:
+        return tuple(self.replicas)
+
+    @property
+    def unserved(self) -> int:
+        """How many slots no server serves."""
+        return self._owners.count(None)
+
+    def owner(self, slot: int) -> Address | None:
+        return self._owners[slot]
+
+    @cached_property
+    def tags(self) -> tuple[str, ...]:
+        """For each primary the smallest number that, as a hash tag, lies in one of its slots."""
+        tags: dict[Address, str] = {}
+        for number in itertools.count():
+            owner = self._owners[key_slot(b"%d" % number)]
+            if owner is not None:
+                tags.setdefault(owner, str(number))
+            if len(tags) == len(self.replicas):
+                return tuple(tags.values())
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    address: Address
+    is_asking: bool = False
+    """The slot is being moved there: the server takes the command only right behind ASKING."""
+
+
+class ClusterLink:
+    """The way to all servers of a cluster; REDIS_HOST is only the first that is asked for the others."""
+
+    is_cluster = True
+
+    def __init__(self, settings: RedisSettings, most_connections: int, timeout_s: float) -> None:
+        """``most_connections`` a server; ``timeout_s`` bounds each round trip, connecting included, in seconds."""
+        self._settings = settings
+        self._most_connections = most_connections
+        self._timeout_s = timeout_s
+        self._seed: Address = (settings.host, settings.port)
+        self._servers: dict[Address, ServerLink] = {}
+        self._topology: Topology | None = None
+        self._is_stale = True
+        self._refreshing = asyncio.Lock()
+        self._silent: set[Address] = set()
+        """Servers that were out of reach when they were last spoken to."""
+        self._has_replicas = False
+        """Stays true once seen: in the midst of a failover a shard has none, and must not be trusted the more for it."""
+
+    # --- what a RedisLink does --------------------------------------------------------------------------------------------
+
+    async def call(self, *command: Argument) -> Reply:
+        (reply,) = await self.pipelined([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+        return await self._sent(list(commands), 0)
+
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+        await self.topology()
+        return await self._sent(list(commands), int(self._has_replicas) if replicas is None else replicas)
+
+    async def load_script(self, text: str) -> None:
+        servers = [self._server(address) for address in (await self.topology()).primaries]
+        outcomes = await asyncio.gather(*(server.load_script(text) for server in servers), return_exceptions=True)
+        for outcome in outcomes:
+            # One that is out of reach answers for itself, when it is asked to run the script.
+            if isinstance(outcome, BaseException) and not isinstance(outcome, (ConnectionError, TimeoutError)):
+                raise outcome
+
+    async def shard_tags(self) -> tuple[str, ...]:
+        return (await self.topology()).tags
+
+    async def reconnect(self) -> None:
+        self._is_stale = True
+        for server in self._servers.values():
+            await server.reconnect()
+
+    async def close(self) -> None:
+        for server in self._servers.values():
+            await server.close()
+
+    # --- where things are -------------------------------------------------------------------------------------------------
+
+    async def topology(self) -> Topology:
+        """Who serves what; asked anew after a redirect or when a server was out of reach.
+
+        Raises:
+            RedisRefused: the server does not belong to a cluster.
+            redis.exceptions.RedisError: no server could tell.
+        """
+        if self._is_stale or self._topology is None:
+            async with self._refreshing:
+                if self._is_stale or self._topology is None:
+                    self._topology = await self._asked_for_topology()
+                    self._has_replicas = self._has_replicas or any(self._topology.replicas.values())
+                    self._is_stale = False
+        return self._topology
+
+    async def _asked_for_topology(self) -> Topology:
+        known = list({self._seed, *self._servers, *(self._topology.primaries if self._topology else ())})
+        # Any of them may be cut off from the others and know nothing new, so not always the same one first.
+        random.shuffle(known)
+        failure: RedisError | None = None
+        for address in sorted(known, key=lambda one: one in self._silent):
+            try:
+                rows = await self._server(address).call("CLUSTER", "SLOTS")
+            except RedisError as error:
+                self._note(address, error)
+                if "cluster support disabled" in str(error):
+                    raise RedisRefused("REDIS_CLUSTER is true, but this Redis is no cluster: set it to false") from None
+                failure = error
+            else:
+                self._silent.discard(address)
+                return _topology_of(rows, address)
+        assert failure is not None
+        raise failure
+
+    async def ask(self, address: Address, *command: Argument) -> Reply:
+        """One server's reply, whatever slots it serves; errors as of ``call``."""
+        return await self._server(address).call(*command)
+
+    def _server(self, address: Address) -> ServerLink:
+        if address not in self._servers:
+            host, port = address
+            # A cluster that tells addresses where the certificate has a name: it is verified by the name we were given.
+            tls_name = self._settings.host if _is_ip_address(host) else host
+            settings = replace(self._settings, host=host, port=port, tls_name=tls_name)
+            self._servers[address] = ServerLink(settings, self._most_connections, self._timeout_s)
+        return self._servers[address]
+
+    def _note(self, address: Address, error: RedisError) -> None:
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            self._silent.add(address)
+            self._is_stale = True
+
+    # --- sending ----------------------------------------------------------------------------------------------------------
+
+    async def _sent(self, commands: Sequence[Command], replicas: int) -> list[Reply]:
+        replies: list[Reply] = [None] * len(commands)
+        routes = await self._routes(commands)
+        for _ in range(1 + MOST_REDIRECTS):
+            groups: dict[_Route, list[int]] = defaultdict(list)
+            for at, route in routes.items():
+                groups[route].append(at)
+            answers = await asyncio.gather(
+                *(self._sent_to(route, [commands[at] for at in places], replicas) for route, places in groups.items()),
+                return_exceptions=True,
+            )
+            routes = {}
+            for (route, places), answer in zip(groups.items(), answers, strict=True):
+                if isinstance(answer, BaseException):
+                    raise answer
+                for at, reply in zip(places, answer, strict=True):
+                    replies[at] = reply
+                    if isinstance(reply, AskError):
+                        routes[at] = self._redirected(route, reply)
+            if not routes:
+                break
+        return replies
+
+    async def _routes(self, commands: Sequence[Command]) -> dict[int, _Route]:
+        topology = await self.topology()
+        keys = [key_of(command) for command in commands]
+        first_key = next((key for key in keys if key is not None), None)
+        somewhere = topology.primaries[0] if topology.primaries else self._seed
+        routes = {}
+        for at, key in enumerate(keys):
+            key = first_key if key is None else key
+            owner = None if key is None else topology.owner(key_slot(key))
+            routes[at] = _Route(owner or somewhere)
+        return routes
+
+    async def _sent_to(self, route: _Route, commands: Sequence[Command], replicas: int) -> list[Reply]:
+        if route.is_asking:
+            commands = [part for command in commands for part in (("ASKING",), command)]
+        try:
+            replies = await self._server(route.address).written(commands, replicas)
+        except (ConnectionError, TimeoutError) as error:
+            self._note(route.address, error)
+            replies = [error] * len(commands)
+        else:
+            self._silent.discard(route.address)
+        return replies[1::2] if route.is_asking else replies
+
+    def _redirected(self, route: _Route, reply: AskError) -> _Route:
+        is_asking = not isinstance(reply, MovedError)
+        self._is_stale = self._is_stale or not is_asking
+        # Without a host: the same as the server's that redirects.
+        return _Route((reply.host or route.address[0], reply.port), is_asking)
+
+
+def _topology_of(rows: Reply, asked: Address) -> Topology:
+    """What CLUSTER SLOTS answered; a server whose endpoint is unknown has the address that was asked."""
+    ranges, replicas = [], {}
+    for first, last, primary, *others in rows:
+        address = _address(primary, asked)
+        ranges.append((first, last, address))
+        replicas[address] = len(others)
+    return Topology(ranges, replicas)
+
+
+def _address(node: Sequence[Reply], asked: Address) -> Address:
+    endpoint, port = node[0], node[1]
+    return ((endpoint or b"").decode() or asked[0], port)
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
