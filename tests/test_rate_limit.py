@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import redis
+from redis.asyncio import Redis
 
 import monitor.gather
 import monitor.settle
 from demo.redis import RedisServer
+from demo.window import Run, most_in_a_second
+from demo.witness import Witness, watching
 from monitor.course import Course
 from monitor.rate import rate_key
 from monitor.settle import ScriptSettle
@@ -24,7 +26,7 @@ from shared.redis_client import Command, RedisLink, Reply
 from tests import acl
 from tests.checks import entries_of, lost
 from tests.cli import finished, start
-from tests.conftest import Scene, Sweeper, Wire, raw_client, wire
+from tests.conftest import Scene, Sweeper, Wire, wire
 from tests.test_acl import SETTLING, Users, assert_nothing_lost
 from tests.test_settle import candidates, settler
 
@@ -37,23 +39,6 @@ def users(raw: redis.Redis) -> Iterator[Users]:
     users = Users(raw)
     yield users
     users.delete()
-
-
-class Run(NamedTuple):
-    """Some janitor took up ``count`` entries, not before the first time and not after the last, in ms."""
-
-    first_ms: float
-    last_ms: float
-    count: int
-
-
-def most_in_a_second(runs: Sequence[Run]) -> int:
-    """The most entries in any window of a second, wherever in its run each was taken up. ``runs`` in their order."""
-    most = 0
-    for at, begin in enumerate(runs):
-        within = itertools.takewhile(lambda run, end=begin.last_ms + 1000: run.first_ms < end, runs[at:])  # type: ignore[misc]
-        most = max(most, sum(run.count for run in within))
-    return most
 
 
 # --- the window, by a simulated clock -------------------------------------------------------------------------------------
@@ -153,33 +138,12 @@ def test_a_clock_that_was_set_back_stops_nothing(raw: redis.Redis, scene: Scene)
 # --- three janitors, by the server's clock --------------------------------------------------------------------------------
 
 
-class Watched:
-    """What the server itself says it ran, and when: MONITOR, on a connection of its own."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._client = redis.Redis(port=server.port, decode_responses=True)
-        self._monitor = self._client.monitor()
-        self._monitor.__enter__()
-        self._end = raw_client(server)
-
-    def taken_up(self, stream: str) -> list[Run]:
-        """Each entry at the first script that claims or acknowledges it. TIME is the same throughout a script: so is ours."""
-        self._end.execute_command("ECHO", "that is all")
-        at_ms, seen, taken = 0.0, set[str](), []
-        while True:
-            said = self._monitor.next_command()
-            words = said["command"].split(" ")
-            if said["command"] == "ECHO that is all":
-                self._monitor.__exit__(None, None, None)
-                self._end.close()
-                self._client.close()
-                return taken
-            if words[0] == "EVALSHA":
-                at_ms = 1000 * said["time"]
-            if words[:2] in (["XACK", stream], ["XCLAIM", stream]) and said["client_type"] == "lua":
-                ids = {word for word in words if re.fullmatch(r"\d{10,}-\d+", word)} - seen
-                seen |= ids
-                taken.append(Run(at_ms, at_ms, len(ids)))
+@contextlib.asynccontextmanager
+async def watched(server: RedisServer, scene: Scene) -> AsyncIterator[Witness]:
+    """What the server itself says it ran while the block did, and when."""
+    witness = Witness(scene.settings().streams[0])
+    async with Redis.from_url(server.url) as client, watching(client, witness):
+        yield witness
 
 
 def left_behind(scene: Scene, count: int) -> None:
@@ -192,14 +156,14 @@ async def test_three_processes_together_stay_under_the_limit_in_every_second(
 ) -> None:
     limit = 60
     left_behind(own_scene, 600)
-    watched = Watched(own_server)
     environment = {**own_scene.environment, "SETTLE_MODE": mode, "RECOVERY_RATE_LIMIT": str(limit)}
-    processes = [
-        start({**environment, "MONITORING_CONSUMER_NAME": f"j{number}"}, "sweep", "--budget", "4", "--json")
-        for number in range(JANITORS)
-    ]
-    runs = [finished(process) for process in processes]
-    taken = watched.taken_up(own_scene.stream)
+    async with watched(own_server, own_scene) as witness:
+        processes = [
+            start({**environment, "MONITORING_CONSUMER_NAME": f"j{number}"}, "sweep", "--budget", "4", "--json")
+            for number in range(JANITORS)
+        ]
+        runs = [finished(process) for process in processes]
+    taken = witness.taken_up()
     assert most_in_a_second(taken) == limit
     assert [(ran.code, ran.record["error"]) for ran in runs] == [(0, None)] * JANITORS
     assert sum(ran.record["processed"] for ran in runs) == sum(run.count for run in taken) > limit
@@ -213,15 +177,15 @@ async def test_janitors_that_count_each_for_itself_are_caught(
     for room in (monitor.settle, monitor.gather):
         monkeypatch.setattr(room, "rate_key", lambda settings: f"{rate_key(settings)}:{settings.consumer}")
     left_behind(own_scene, 600)
-    watched = Watched(own_server)
     settings = [
         own_scene.settings(
             SETTLE_MODE=mode, RECOVERY_RATE_LIMIT="60", SWEEP_BUDGET_SEC="1", MONITORING_CONSUMER_NAME=f"j{number}"
         )
         for number in range(JANITORS)
     ]
-    await asyncio.gather(*(sweep.janitor(one).tick() for one in settings))
-    assert most_in_a_second(watched.taken_up(own_scene.stream)) > 60
+    async with watched(own_server, own_scene) as witness:
+        await asyncio.gather(*(sweep.janitor(one).tick() for one in settings))
+    assert most_in_a_second(witness.taken_up()) > 60
 
 
 # --- one sweep ------------------------------------------------------------------------------------------------------------
