@@ -15,10 +15,11 @@ from monitor.decide import hash_id
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.report import Outcome
-from monitor.scripts import claim_script, store_script, touch_script
+from monitor.scripts import claim_script
 from monitor.settle import Batch, Refused
+from monitor.store import Store, Storing
 from monitor.trace_fields import split_from_trace
-from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas, raise_first
+from shared.redis_client import RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
@@ -41,9 +42,8 @@ class GatherSettle:
         self._settings = settings
         self._id_fields = [name.encode() for name in settings.id_fields]
         self._prefix = settings.hash_prefix.encode()
-        self._store_script = store_script()
+        self._hashes = Store(link, settings)
         self._claim_script = claim_script()
-        self._touch_script = touch_script()
         if settings.rate_limit:  # more than a second's entries would be read for nothing
             self.LARGEST = min(self.LARGEST, settings.rate_limit)
             self.batch_size = min(self.batch_size, settings.rate_limit)
@@ -154,10 +154,8 @@ class GatherSettle:
         self, to_store: Sequence[tuple[PendingEntry, bytes]], fields: dict[bytes, list[bytes]], batch: Batch
     ) -> list[tuple[bytes, Outcome]]:
         """Write the hashes; which entries are to be acknowledged, and as what."""
-        commands = [self._store_command(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
-        replies = await self._store_script.written(self._link, commands, self._settings.ack_replicas)
-        if self._settings.on_conflict != "overwrite":
-            await self._confirm_what_was_there([key for _, key in to_store], replies)
+        storing = [Storing(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
+        replies = await self._hashes.write(storing)
         settled = []
         for (entry, _), reply in zip(to_store, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
@@ -170,23 +168,6 @@ class GatherSettle:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)
         return settled
-
-    async def _confirm_what_was_there(self, keys: Sequence[bytes], replies: list[Reply]) -> None:
-        """Kept and superseded entries wrote nothing, so WAIT had nothing to confirm: a replica may lack the hash that was
-        there, such as one whose confirmation was missed the last time."""
-        replicas = self._settings.ack_replicas
-        there = [at for at, reply in enumerate(replies) if reply in (b"kept", b"superseded")]
-        if not there or replicas == 0 or (replicas is None and not self._link.is_cluster):
-            return
-        touches = [self._touch_script.command((keys[at],), ()) for at in there]
-        for at, touched in zip(there, await self._touch_script.written(self._link, touches, replicas), strict=True):
-            if isinstance(touched, Exception):
-                replies[at] = touched
-
-    def _store_command(self, key: bytes, entry_id: bytes, fields: list[bytes]) -> Command:
-        if self._settings.on_conflict == "overwrite":
-            return ("HSET", key, *fields)
-        return self._store_script.command((key,), (self._settings.on_conflict, entry_id, *fields))
 
     async def _acknowledge(self, settled: Sequence[tuple[bytes, Outcome]], batch: Batch) -> None:
         if not settled:

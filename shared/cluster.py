@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, ConnectionError, MovedError, RedisError, TimeoutError
+from redis.exceptions import (
+    AskError,
+    ConnectionError,
+    MovedError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
 
 from shared.errors import RedisRefused
 from shared.redis_client import Argument, Command, Reply, ServerLink
@@ -223,7 +231,9 @@ class ClusterLink:
                     if isinstance(reply, AskError):
                         routes[at] = self._redirected(route, reply)
             if not routes:
-                break
+                return replies
+        for at in routes:
+            replies[at] = TryAgainError("TRYAGAIN redirected too often")  # the servers do not agree yet
         return replies
 
     async def _routes(self, commands: Sequence[Command]) -> dict[int, _Route]:
@@ -248,7 +258,11 @@ class ClusterLink:
             replies = [error] * len(commands)
         else:
             self._silent.discard(route.address)
-        return replies[1::2] if route.is_asking else replies
+        if not route.is_asking:
+            return replies
+        # Where ASKING itself was refused, the command behind it was only sent back.
+        pairs = zip(replies[::2], replies[1::2], strict=True)
+        return [asked if isinstance(asked, ResponseError) else reply for asked, reply in pairs]
 
     def _redirected(self, route: _Route, reply: AskError) -> _Route:
         is_asking = not isinstance(reply, MovedError)

@@ -13,13 +13,15 @@ from shared.cluster import key_of
 
 
 class Sharded:
-    """What the scenes use of ``redis.Redis``: raw replies in bytes; KEYS asks every master."""
+    """What the scenes use of ``redis.Redis``: raw replies in bytes; KEYS asks every master, ACL every server."""
 
     def __init__(self, cluster: RedisCluster) -> None:
         self._cluster = cluster
         self._masters: dict[bytes, ClusterNode] = {}
 
     def execute_command(self, *command: Any) -> Any:
+        if command[0] == "ACL":  # users are not replicated
+            return [node.call(*command) for node in self._cluster.nodes]
         if command[0] == "KEYS":
             return [key for master in self._cluster.masters() for key in master.call(*command)]
         key = key_of(("XREADGROUP", command[-2]) if command[0] == "XREADGROUP" else command)

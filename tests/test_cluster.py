@@ -15,16 +15,19 @@ from redis.exceptions import ResponseError
 
 from demo.cluster import ClusterNode, RedisCluster
 from demo.redis import RedisServer
-from monitor.gather import GatherSettle
 from monitor.index import index_names
 from monitor.janitor import Janitor
 from monitor.scripts import store_script
 from monitor.shard_indexes import shard_indexes
+from monitor.store import Store
 from shared.cluster import ClusterLink, Topology, _topology_of, key_of
 from shared.redis_client import Command, Reply, TooFewReplicas
+from tests import acl
 from tests.checks import entries_of, lost
+from tests.cli import piped
 from tests.conftest import Scene, Sweeper, new_scene
 from tests.sharded import client_of
+from tests.test_acl import Users
 
 NUMERIC = "id TEXT user TEXT price NUMERIC"
 
@@ -417,7 +420,7 @@ async def test_a_hash_that_was_kept_is_not_trusted_before_a_replica_has_it(
 ) -> None:
     """WAIT is about writes, and keeping writes nothing; without the touch (the control) it is acknowledged all the same."""
     if not has_touch:
-        monkeypatch.setattr(GatherSettle, "_confirm_what_was_there", lambda *_: asyncio.sleep(0))
+        monkeypatch.setattr(Store, "_confirm_what_was_there", lambda *_: asyncio.sleep(0))
     # On another shard than the stream, or the claim on the same connection is what WAIT waits for.
     apart = next(node for node in cluster.masters() if node is not cluster.master_of(shards.stream))
     shards.add("id", _on(cluster, apart, shards, 60)[0])
@@ -503,6 +506,99 @@ async def test_a_sweep_goes_on_through_the_failover_of_the_streams_master(
     assert report.error is None
     assert shards.pending() == 0
     assert lost(shards, entries) == []
+
+
+# --- rights -----------------------------------------------------------------------------------------------------------------
+
+EVERY = (acl.GATHER, acl.DEAD_LETTERS, acl.INDEX, acl.NEWER, acl.CONFIRMED, acl.CLUSTER, acl.CLUSTER_INDEX)
+
+
+@pytest.mark.parametrize("right", ["", "+cluster|slots", "+wait", "+hscan", "~tweets-index{*}", "+asking", "+ft._list"])
+async def test_a_right_that_is_missing_is_named_and_nothing_is_lost(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper, right: str
+) -> None:
+    shards.add_tweets(20)
+    shards.add("user", "nobody")
+    entries = entries_of(shards)
+    shards.abandon()
+    for number in range(20):
+        shards.raw.execute_command(
+            "HSET", f"{shards.prefix}{number}", "stream_entry_id", "9999999999999-0", "id", number
+        )
+    users = Users(shards.raw)
+    login = users.login(shards, EVERY, without=right)
+    janitor = sweep.janitor(shards.settings(ON_CONFLICT="newer", SWEEP_BUDGET_SEC="3", **login))
+    slot = key_slot(shards.stream.encode())
+    home = cluster.master_of(shards.stream)
+    if right == "+asking":
+        cluster.begin_move(slot, next(node for node in cluster.masters() if node is not home))
+        cluster.migrate_keys(slot)
+    (report,) = await janitor.tick()
+    if right == "+asking":
+        cluster.finish_move(slot)
+    users.delete()
+    told = f"{report.error} {report.index} {report}"
+    if right in ("", "+ft._list"):
+        assert (report.error, report.index, report.superseded, report.dead_lettered) == (None, "ok", 20, 1)
+    else:
+        assert right.strip("+~{*}").replace("tweets-index", "no right to look at") in told.lower()
+    if right == "~tweets-index{*}":
+        assert shards.pending() == 0
+    assert {row[0] for row in shards.pending_rows()} | {letter[1][5] for letter in shards.dead_letters()} >= {  # type: ignore[index]
+        entry_id for entry_id, fields in entries.items() if b"id" not in fields
+    }
+
+
+async def test_doctor_finds_a_cluster_well_and_names_what_each_shards_index_is_called(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper
+) -> None:
+    await sweep(shards.settings())
+    ran = await asyncio.to_thread(piped, shards.environment, "doctor", "--json")
+    assert ran.code == 0, ran.out
+    told = {record["check"]: record["detail"] for record in ran.records}
+    assert told["cluster"] == "3 primaries, 3 replicas"
+    indexes = [record for record in ran.records if record["check"] == "index"]
+    assert "one for each shard" in indexes[0]["detail"]
+    assert all(name.startswith(f"{shards.index}{{") for name in indexes[0]["names"])
+    assert len(indexes[0]["names"]) == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["pending"],
+        ["sweep", "--dry-run"],
+        ["consumers", "ls"],
+        ["check", "--max-pending", "100"],
+        ["dead-letters", "ls"],
+        ["sweep"],
+    ],
+)
+async def test_the_command_line_works_on_a_cluster(shards: Scene, sweep: Sweeper, command: list[str]) -> None:
+    shards.add("user", "nobody")
+    shards.abandon()
+    await sweep(shards.settings())
+    shards.add_tweets(30)
+    shards.abandon()
+    ran = await asyncio.to_thread(piped, shards.environment, *command)
+    assert (ran.code, ran.err) == (0, ""), ran
+
+
+@pytest.mark.parametrize("rule", ["overwrite", "newer", "keep"])
+async def test_dead_letters_are_redriven_into_every_shard(shards: Scene, sweep: Sweeper, rule: str) -> None:
+    for number in range(12):
+        shards.add("id", f"bad{number}", "user", "u")
+        shards.raw.execute_command("SET", f"{shards.prefix}bad{number}", "x")
+    shards.abandon()
+    assert (await sweep(shards.settings())).dead_lettered == 12
+    for number in range(12):
+        shards.raw.execute_command("DEL", f"{shards.prefix}bad{number}")
+    environment = {**shards.environment, "ON_CONFLICT": rule}
+    ran = await asyncio.to_thread(piped, environment, "dead-letters", "redrive")
+    assert ran.code == 0, ran
+    assert shards.dead_letters() == []
+    assert len(shards.hashes()) == 12
 
 
 # --- set-ups that are wrong -------------------------------------------------------------------------------------------------
