@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from monitor.course import Course
 from monitor.dead_letter import DeadLetters
 from monitor.gather import GatherSettle
 from monitor.index import RefusedDocuments
 from monitor.pending import PendingEntry
+from monitor.recovered import message, publish_command
 from monitor.report import Outcome, Tally
 from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
-from shared.errors import RedisRefused
+from shared.errors import JanitorError, RedisRefused
 from shared.redis_client import RedisLink
 from shared.retry import FAULTS, Fault, code_of, explained
 from shared.settings import StreamSettings
@@ -47,6 +49,7 @@ class Batches:
         tally: Tally,
         documents: RefusedDocuments,
         telemetry: GroupTelemetry,
+        cluster: bool = False,
     ) -> None:
         self._link = link
         self._settings = settings
@@ -56,6 +59,8 @@ class Batches:
         self._tally = tally
         self._refused_documents = documents
         self._telemetry = telemetry
+        self._cluster = cluster
+        self._unpublished: Counter[str] = Counter()
         self.mode = "none"
         """script or gather; none while nothing was settled."""
         self.rate_limited = False
@@ -67,7 +72,7 @@ class Batches:
             if reason:
                 self._use_gather(reason)
             else:
-                self._use(ScriptSettle(self._link, self._settings, self._telemetry), "a script may")
+                self._use(ScriptSettle(self._link, self._settings, self._telemetry, self._cluster), "a script may")
         settle = self._carried.settle
         assert settle is not None
         self.mode = settle.name
@@ -133,7 +138,29 @@ class Batches:
             raise
         span.took(batch.taken, batch.traces, batch.more_traces)
         await self._count(batch)
+        await self._tell(batch)
         return batch
+
+    async def _tell(self, batch: Batch) -> None:
+        """Send RECOVERED_CHANNEL what a script has not; everything is settled and counted by now, so nothing can fail."""
+        channel = self._settings.recovered_channel
+        if batch.recovered and channel is not None:
+            try:
+                text = message(self._settings, batch.recovered)
+                await self._link.call(publish_command(self._cluster), channel, text)
+            except (RedisError, JanitorError, OSError) as error:
+                batch.unpublished = code_of(error)
+        if batch.unpublished:
+            self._unpublished[batch.unpublished] += 1
+
+    def warn_of_unpublished(self) -> None:
+        """Say once what RECOVERED_CHANNEL was not told."""
+        if self._unpublished:
+            codes = ", ".join(f"{count} {code}" for code, count in sorted(self._unpublished.items()))
+            logger.warning(
+                "%s/%s: RECOVERED_CHANNEL was not told of %d batches (%s); the entries are settled all the same",
+                self._settings.stream, self._settings.group, self._unpublished.total(), codes,
+            )  # fmt: skip
 
     def _fall_back(self, code: str) -> Batch:
         if self._settings.settle_mode == "script":

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
+from monitor.recovered import beginning, publish_command
 from monitor.report import Outcome
 from monitor.scripts import Script, probe_script, settle_script
 from shared.redis_client import Argument, RedisLink
@@ -56,6 +57,10 @@ class Batch:
     """How many more entries carried one."""
     wait_s: float = 0.0
     """How long the rate limit grants nothing for the entries behind ``taken``; 0: it did not end the batch."""
+    recovered: list[bytes] = field(default_factory=list)
+    """The keys of the hashes that were written, where RECOVERED_CHANNEL is still to be told of them."""
+    unpublished: str | None = None
+    """The code with which the server refused the message to RECOVERED_CHANNEL."""
 
 
 class Settle(Protocol):
@@ -92,7 +97,9 @@ class ScriptSettle:
     RUN_MS: Final = 3.0
     SMALLEST, LARGEST = 16, 512
 
-    def __init__(self, link: RedisLink, settings: StreamSettings, telemetry: GroupTelemetry = SILENT_GROUP) -> None:
+    def __init__(
+        self, link: RedisLink, settings: StreamSettings, telemetry: GroupTelemetry = SILENT_GROUP, cluster: bool = False
+    ) -> None:
         self.batch_size = 128
         self._link = link
         self._telemetry = telemetry
@@ -113,6 +120,7 @@ class ScriptSettle:
             telemetry.most_links,
             "keep" if settings.keep_trace_fields else "drop",
             settings.rate_limit,
+            *_channel(settings, cluster),
             len(settings.id_fields),
             *settings.id_fields,
         )
@@ -139,8 +147,9 @@ class ScriptSettle:
         traces: list[bytes],
         more_traces: int,
         wait_ms: int,
+        unpublished: bytes,
     ) -> Batch:
-        batch = Batch(taken, wait_s=wait_ms / 1000)
+        batch = Batch(taken, wait_s=wait_ms / 1000, unpublished=unpublished.decode() or None)
         batch.traces, batch.more_traces = list(zip(traces[::2], traces[1::2], strict=True)), more_traces
         outcomes = dict(zip(named[::2], named[1::2], strict=True))
         batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]
@@ -163,6 +172,12 @@ class ScriptSettle:
             self.batch_size = max(self.SMALLEST, taken + 8)
         elif sent == self.batch_size:
             self.batch_size = min(self.LARGEST, self.batch_size + self.batch_size // 4)
+
+
+def _channel(settings: StreamSettings, cluster: bool) -> tuple[Argument, ...]:
+    if settings.recovered_channel is None:
+        return ("", "", "")
+    return (settings.recovered_channel, publish_command(cluster), beginning(settings))
 
 
 def _is_unknown_to_old_server(error: ResponseError) -> bool:

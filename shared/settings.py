@@ -55,6 +55,7 @@ DEFAULTS: dict[str, str | None] = {
     "ACK_REPLICAS": "0",
     "KEEP_TRACE_FIELDS": "false",
     "RECOVERY_RATE_LIMIT": "0",
+    "RECOVERED_CHANNEL": "",
 }
 """Every variable that is read, with its default; the README's table is held to this by a test."""
 
@@ -76,6 +77,7 @@ ITEM_KEYS: dict[str, str] = {
     "ack_replicas": "ACK_REPLICAS",
     "keep_trace_fields": "KEEP_TRACE_FIELDS",
     "rate_limit": "RECOVERY_RATE_LIMIT",
+    "recovered_channel": "RECOVERED_CHANNEL",
 }
 """The key of an item of STREAMS → the flat variable whose value it has instead, for that stream."""
 MOST_PARTITIONS = 128
@@ -150,6 +152,8 @@ class StreamSettings:
     """Whether an entry's ``traceparent`` and ``tracestate`` are stored in its hash like any other field."""
     rate_limit: int = 0
     """Entries a second that all janitors of the group together may take up; 0: any number."""
+    recovered_channel: str | None = None
+    """Where others are told of the hashes that were written; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +308,7 @@ class _Reader:
             # A field that makes the key belongs to the data.
             keep_trace_fields=self._read("KEEP_TRACE_FIELDS", _flag, False) or not TRACE_FIELDS.isdisjoint(id_fields),
             rate_limit=self._read("RECOVERY_RATE_LIMIT", _whole(0, 10**6), 0),
+            recovered_channel=self._text("RECOVERED_CHANNEL") or None,
         )
 
     def _dead_letter_stream(self, stream: str) -> str | None:

@@ -50,7 +50,10 @@ RATE_LIMIT: Final = (
 )
 """RECOVERY_RATE_LIMIT above 0. The key of a stream with a hash tag, such as ``tweets:{3}``, begins with the stream's name."""
 
-LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY, RATE_LIMIT)
+RECOVERED: Final = "ACL SETUSER stream_janitor &tweets:recovered +publish"
+"""RECOVERED_CHANNEL; without it the sweep goes on, and its log says that nobody was told."""
+
+LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY, RATE_LIMIT, RECOVERED)
 
 
 def for_redis_6(line: str) -> str:

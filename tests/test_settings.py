@@ -217,6 +217,7 @@ ANYTHING_GOES = {
     "HASH_PREFIX",
     "INDEX_NAME",
     "REAP_KEEP",
+    "RECOVERED_CHANNEL",
 }
 
 
