@@ -302,7 +302,7 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     ids = tuple(entry.entry_id for entry in page)
     head = (2, scene.stream, rate_key(settings), scene.group, "janitor", 10_000)
     claim = (*head, 7, *ids)
-    run = (*head, scene.prefix, "overwrite", ScriptSettle.RUN_MS, 0, "drop", 7, 1, "id", b" ".join(ids))
+    run = (*head, scene.prefix, "overwrite", ScriptSettle.RUN_MS, 0, "drop", 7, "", 1, "id", b" ".join(ids))
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)
 
 
