@@ -1,0 +1,344 @@
+"""A Redis Cluster in the midst of a sweep: a master is killed, with its replica in step or behind; slots move."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+
+from demo.cluster import ClusterNode, RedisCluster
+from monitor.janitor import Janitor
+from shared.cluster import ClusterLink, key_of
+from shared.settings import Settings
+from tests.faults.runner import Case, Make, Row, Stage, Sweeper, aftermath, sweep
+from tests.faults.worlds import OLD_MS, World, client, new_world
+
+HEALTHY = 24
+"""Enough for hashes on every shard and for several batches."""
+SHARD_TIMES = {
+    "MIN_IDLE_TIME_SEC": str(OLD_MS // 1000 - 10),  # a case takes seconds: nothing young may grow old meanwhile
+    "SWEEP_BUDGET_SEC": "12",  # the sweep is still on when the replica is promoted
+}
+_names = itertools.count(1)
+
+
+class EachMaster:
+    """The suite's own look at a cluster, with as much of a client as a world uses: each command at its key's master."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+        self._clients: dict[int, redis.Redis] = {}
+        self._commands: list[tuple[Any, ...]] = []
+
+    def pipeline(self, transaction: bool) -> EachMaster:
+        assert not transaction
+        self._commands = []
+        return self
+
+    def execute_command(self, *command: Any) -> None:
+        self._commands.append(command)
+
+    def execute(self, raise_on_error: bool) -> list[Any]:
+        assert not raise_on_error
+        by_port: dict[int, list[int]] = defaultdict(list)
+        masters = self._cluster.masters()
+        for at, command in enumerate(self._commands):
+            slot = key_slot(_key_of(command))
+            by_port[next(node.port for node, slots in masters.items() if any(slot in part for part in slots))].append(
+                at
+            )
+        replies: list[Any] = [None] * len(self._commands)
+        for port, places in by_port.items():
+            pipeline = self._client(port).pipeline(transaction=False)
+            for at in places:
+                pipeline.execute_command(*self._commands[at])
+            for at, reply in zip(places, pipeline.execute(raise_on_error=False), strict=True):
+                replies[at] = reply
+        return replies
+
+    def _client(self, port: int) -> redis.Redis:
+        if port not in self._clients:
+            self._clients[port] = client(port)
+        return self._clients[port]
+
+    def close(self) -> None:
+        for looking in self._clients.values():
+            looking.close()
+
+
+def _key_of(command: Sequence[Any]) -> bytes:
+    key = command[-2] if command[0] == "XREADGROUP" else key_of(command)
+    return key if isinstance(key, bytes) else str(key).encode()
+
+
+# --- the janitor, watched ---------------------------------------------------------------------------------------------------
+
+Sent = tuple[int, frozenset[str]]
+"""A port, and the names of the commands that go there in one write."""
+
+
+class Watched:
+    """A janitor's maker whose link tells of all that it sends, before and after the server's answer."""
+
+    def __init__(self, make: Make, tell: Callable[[Sent, bool], Awaitable[None]]) -> None:
+        self._make, self._tell = make, tell
+
+    def __call__(self, settings: Settings) -> Sweeper:
+        janitor = self._make(settings)
+        link: ClusterLink = janitor._link  # type: ignore[attr-defined]
+        send = link._sent_to
+
+        async def watched(route: Any, commands: Sequence[Any], replicas: int) -> list[Any]:
+            sent = (route.address[1], frozenset(str(command[0]) for command in commands))
+            await self._tell(sent, False)
+            replies = await send(route, commands, replicas)
+            await self._tell(sent, True)
+            return replies
+
+        link._sent_to = watched  # type: ignore[method-assign]
+        return janitor
+
+
+# --- a master is killed -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose master is killed, and where in the sweep."""
+
+    victim: str
+    """The shard of the stream, of the dead letters, or one that has nothing but hashes."""
+    command: str
+    after: bool
+    behind: str = ""
+    """Only once this command was sent."""
+    mode: str = "gather"
+
+    def __str__(self) -> str:
+        behind = f" behind {self.behind}" if self.behind else ""
+        return f"{self.mode}, the master of the {self.victim}, {'after' if self.after else 'before'} {self.command}{behind}"
+
+
+PLACES = (
+    Place("hashes", "XACK", after=True, behind="HSET"),
+    Place("stream", "XCLAIM", after=True),
+    Place("stream", "EVALSHA", after=True, mode="script"),
+    Place("letters", "XACK", after=True, behind="XADD"),
+    Place("hashes", "HSET", after=True),
+    Place("hashes", "HSET", after=False),
+    Place("letters", "XADD", after=True),
+    Place("letters", "XADD", after=False),
+    Place("stream", "XACK", after=False),
+    Place("stream", "XACK", after=True),
+    Place("stream", "XCLAIM", after=False),
+    Place("stream", "EVALSHA", after=False, mode="script"),
+    Place("letters", "XADD", after=True, mode="script"),
+    Place("letters", "XADD", after=False, mode="script"),
+)
+CASES = tuple((place, is_behind) for is_behind in (True, False) for place in PLACES)
+"""And whether the replica is behind: the few that `make test` plays are those where the most can go wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """A world on a cluster, and on which shard its parts lie."""
+
+    world: World
+    cluster: RedisCluster
+
+    def master(self, part: str) -> ClusterNode:
+        stream, letters = (self.cluster.master_of(key) for key in (self.world.stream, self.world.dead_stream))
+        if part == "hashes":
+            return next(node for node in self.cluster.masters() if node not in (stream, letters))
+        return stream if part == "stream" else letters
+
+
+def _sharded(cluster: RedisCluster, looking: EachMaster, mode: str, **changes: str) -> Sharded:
+    """Gather: stream, dead letters and some hashes on three shards; script: all on one, by a common hash tag."""
+    names = (f"f{os.getpid()}-shard{number}" for number in _names)
+    if mode == "script":
+        stream = f"{{{next(names)}}}"
+    else:
+        stream = next(name for name in names if cluster.master_of(name) is not cluster.master_of(f"{name}:dead"))
+    naming = {"STREAM_NAME": stream, "HASH_PREFIX": f"{stream}:t:", "INDEX_SCHEMA": "off", "REDIS_CLUSTER": "true"}
+    world = new_world(looking, cluster.port, mode, "overwrite", **{**SHARD_TIMES, **naming, **changes})  # type: ignore[arg-type]
+    return Sharded(world, cluster)
+
+
+class Kill:
+    """Kills a master at the ``at``-th time that the sweep comes to a place; 0 only counts how often it comes there."""
+
+    def __init__(self, place: Place, port: int | None, at: int, kill: Callable[[], None]) -> None:
+        self.count = 0
+        self.has_come = asyncio.Event()
+        self._place, self._port, self._at, self._kill = place, port, at, kill
+        self._seen: set[str] = set()
+
+    async def tell(self, sent: Sent, after: bool) -> None:
+        port, names = sent
+        place = self._place
+        is_there = place.command in names and port == self._port and (not place.behind or place.behind in self._seen)
+        if after:
+            self._seen |= names
+        if is_there and after is place.after:
+            self.count += 1
+            if self.count == self._at:
+                self._kill()
+                self.has_come.set()
+
+
+def _fall_behind(master: ClusterNode, replica: ClusterNode) -> None:
+    """From here on the replica gets nothing: stopped, so that it does not come back, and cut off, so that no buffer fills."""
+    os.kill(replica.server.pid, signal.SIGSTOP)
+    assert master.call("CLIENT", "KILL", "TYPE", "replica") == 1
+
+
+async def master_killed(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
+    """The cluster promotes the replica in the midst of the sweep; what was acknowledged has to be there."""
+    with RedisCluster(search=False) as cluster, closing(EachMaster(cluster)) as looking:
+        worlds = {mode: _sharded(cluster, looking, mode) for mode in ("gather", "script")}
+        for place, is_behind in itertools.islice(itertools.cycle(CASES), count):
+            case = await _master_killed_at(worlds[place.mode], make, place, is_behind)
+            if case is not None:
+                yield case
+
+
+async def _master_killed_at(sharded: Sharded, make: Make, place: Place, is_behind: bool) -> Case | None:
+    """None if a sweep like this one never comes to that place."""
+    world, cluster = sharded.world, sharded.cluster
+    victim = sharded.master(place.victim)
+    port = victim.port if place.command != "XACK" else sharded.master("stream").port
+    whole = Kill(place, port, 0, lambda: None)
+    world.seed_a_bit_of_everything(HEALTHY)
+    await sweep(world, Watched(make, whole.tell))
+    if not whole.count:
+        return None
+    world.seed_a_bit_of_everything(HEALTHY)
+    await asyncio.to_thread(cluster.wait_until_ok)
+    replica = cluster.replica_of(victim)
+    label = f"{place}, its replica {'behind' if is_behind else 'in step'}"
+    kill = Kill(place, port, (whole.count + 1) // 2, lambda: cluster.kill(victim))
+    try:
+        if is_behind:
+            _fall_behind(victim, replica)
+        # REDIS_HOST is the victim's: the others are known from it.
+        running = asyncio.ensure_future(sweep(world, Watched(make, kill.tell), victim.port))
+        reached = asyncio.ensure_future(kill.has_come.wait())
+        await asyncio.wait((running, reached), return_when=asyncio.FIRST_COMPLETED)
+        reached.cancel()
+        if not kill.has_come.is_set():  # what is not confirmed is not acknowledged: it never came there
+            label += ", at the end"
+            cluster.kill(victim)
+    finally:
+        if is_behind:
+            os.kill(replica.server.pid, signal.SIGCONT)
+    await asyncio.to_thread(cluster.wait_until_ok)
+    await running
+    cluster.revive(victim)
+    await asyncio.to_thread(cluster.wait_until_ok)
+    return Case(label, await aftermath(world))
+
+
+# --- slots move -------------------------------------------------------------------------------------------------------------
+
+HASHES_MOVED = 4
+
+
+class Moves:
+    """Carries out its steps one after the other, each before something that the sweep sends, spread over the sweep."""
+
+    def __init__(self, steps: Sequence[Callable[[], object]], sends: int) -> None:
+        self.count = 0
+        self._steps = deque(steps)
+        self._every = max(sends // (len(steps) + 1), 1)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def tell(self, sent: Sent, after: bool) -> None:
+        if after:
+            return
+        self.count += 1
+        if self.count % self._every == 0:
+            async with self._one_at_a_time:
+                if self._steps:
+                    await asyncio.to_thread(self._steps.popleft())  # what else is under way goes on meanwhile
+
+    def finish(self) -> int:
+        """Carry out what is left; how many steps that were."""
+        left = len(self._steps)
+        while self._steps:
+            self._steps.popleft()()
+        return left
+
+
+def _steps(sharded: Sharded) -> list[Callable[[], object]]:
+    """The stream's slot, the dead letters' and those of some hashes move: all are begun, some keys go, all are finished."""
+    world, cluster = sharded.world, sharded.cluster
+    hashes = [world.key(entry) for entry in world.entries[: HEALTHY : HEALTHY // HASHES_MOVED]]
+    slots = {key_slot(key) for key in (world.stream.encode(), world.dead_stream.encode(), *hashes)}
+    stages: tuple[Callable[[int], object], ...] = (
+        lambda slot: cluster.begin_move(slot, _elsewhere(cluster, slot)),
+        lambda slot: cluster.migrate_keys(slot, 1),
+        lambda slot: cluster.migrate_keys(slot, 2),
+        cluster.finish_move,
+    )
+    return [partial(stage, slot) for stage in stages for slot in sorted(slots)]
+
+
+def _elsewhere(cluster: RedisCluster, slot: int) -> ClusterNode:
+    masters = list(cluster.masters().items())
+    at = next(at for at, (_, served) in enumerate(masters) if any(slot in part for part in served))
+    return masters[(at + 1) % len(masters)][0]
+
+
+async def slots_moved(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
+    """Resharding goes on during the sweep: it follows every redirect, loses nothing, and has nothing to report."""
+    with RedisCluster(search=False) as cluster, closing(EachMaster(cluster)) as looking:
+        worlds = [_sharded(cluster, looking, mode) for mode in ("gather", "auto")]
+        for number, sharded in enumerate(itertools.islice(itertools.cycle(worlds), count)):
+            world = sharded.world
+            world.seed_a_bit_of_everything(HEALTHY)
+            whole = Moves([], 0)
+            await sweep(world, Watched(make, whole.tell))
+            world.seed_a_bit_of_everything(HEALTHY)
+            moves = Moves(_steps(sharded), whole.count)
+            report = await sweep(world, Watched(make, moves.tell))
+            left = moves.finish()
+            found = []
+            if make is Janitor and (report.error or report.failed or not report.complete):
+                found.append(f"the sweep took the move for a failure: {report}")
+            label = f"{'a common hash tag' if number % 2 else 'slots of their own'}, ended as {report.settle_mode}"
+            yield Case(f"{label}, move {number}, {left} steps after the sweep", found + await aftermath(world))
+
+
+ROWS = [
+    Row(
+        "a cluster's master killed mid-sweep, its replica behind or in step",
+        "shard",
+        master_killed,
+        full=28,
+        quick=3,
+        control={"no_wait": True},
+        control_full=10,
+        control_quick=2,
+    ),
+    Row(
+        "slots of a cluster moved during a sweep",
+        "slots",
+        slots_moved,
+        full=60,
+        quick=4,
+        control={"one_pipeline": True, "no_redirects": True},
+        control_full=10,
+        control_quick=2,
+    ),
+]
