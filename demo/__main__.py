@@ -18,12 +18,13 @@ import redis
 from rich.console import Console
 from rich.text import Text
 
-from demo.names import STREAM
+from demo.example import Example
+from demo.examples import EXAMPLES
 from demo.outside import OutsideServer, clean, outside_server
 from demo.pipeline import Outcome, RunFailed, run
 from demo.plan import BadPlan, Plan, make_plan
-from demo.printable import padded, shortened
-from demo.queries import Answer
+from demo.printable import padded, printable, shortened
+from demo.queries import Fields
 from demo.redis import NoServer, RedisServer, ServerFailed
 from demo.scene import Scene
 from demo.screen import shown
@@ -32,9 +33,10 @@ from demo.wire import SERVER_VARIABLE
 
 DEFAULT_SECONDS = 75.0
 DEFAULT_SCHEDULE = "*/20 * * * * *"
+SHORT_SECONDS, SHORT_SCHEDULE = 9.0, "*/2 * * * * *"
 INTERRUPTED = 130
-KEY_CELLS, USER_CELLS, LOCATION_CELLS, TEXT_CELLS = 25, 13, 21, 43
-CELLS_BESIDE_TEXT = KEY_CELLS + USER_CELLS + LOCATION_CELLS + 8
+LAST_COLUMN_CELLS = 43
+GROUP_CELLS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        plan = make_plan(options.tweets, options.lang, options.seed, options.schedule, options.rate, options.seconds)
-        with _server(options.port, keep=options.keep) as server:
+        plan = _plan(options)
+        with _server(options.port, plan.example, keep=options.keep) as server:
             return _run_on(server, plan, console, keep=options.keep)
     except (BadPlan, NotTweets, NoServer, ServerFailed, RunFailed, OSError, redis.RedisError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -62,15 +64,25 @@ def _parser() -> argparse.ArgumentParser:
         description="A producer, three flaky processors, and the janitor on its timer.",
         epilog=f"{SERVER_VARIABLE}=redis://host:port uses an empty server of yours instead of starting one.",
     )
+    parser.add_argument("--example", choices=EXAMPLES, default="tweets", help="the set-up to run (default: tweets)")
+    parser.add_argument("--short", action="store_true", help="about 9 s, with a tick every 2 s")
     parser.add_argument("--tweets", type=Path, metavar="FILE", help="Twitter API v1.1 JSON (default: made up)")
     parser.add_argument("--lang", help="only tweets in this language, such as en")
-    parser.add_argument("--seconds", type=_positive, default=DEFAULT_SECONDS, help="about how long (default: 75)")
-    parser.add_argument("--schedule", default=DEFAULT_SCHEDULE, help=f"default: '{DEFAULT_SCHEDULE}'")
-    parser.add_argument("--rate", type=_positive, help="tweets a second, on average (default: 100)")
+    parser.add_argument("--seconds", type=_positive, help="about how long (default: 75)")
+    parser.add_argument("--schedule", help=f"default: '{DEFAULT_SCHEDULE}'")
+    parser.add_argument("--rate", type=_positive, help="entries a second, on average (default: 100)")
     parser.add_argument("--port", type=int, help="the server's port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--keep", action="store_true", help="leave the server up until Ctrl-C")
     parser.add_argument("--seed", type=int, default=1, help="of made-up tweets and failures (default: 1)")
     return parser
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    seconds = options.seconds or (SHORT_SECONDS if options.short else DEFAULT_SECONDS)
+    schedule = options.schedule or (SHORT_SCHEDULE if options.short else DEFAULT_SCHEDULE)
+    example = EXAMPLES[options.example]
+    tweets = (options.tweets, options.lang)
+    return make_plan(example, *tweets, options.seed, schedule, options.rate, seconds, options.short)
 
 
 def _positive(text: str) -> float:
@@ -88,7 +100,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _server(port: int | None, keep: bool) -> Iterator[RedisServer | OutsideServer]:
+def _server(port: int | None, example: Example, keep: bool) -> Iterator[RedisServer | OutsideServer]:
     """The server for this run: the user's own if DEMO_REDIS_URL names one, or one that is started."""
     url = os.environ.get(SERVER_VARIABLE)
     if not url:
@@ -102,14 +114,14 @@ def _server(port: int | None, keep: bool) -> Iterator[RedisServer | OutsideServe
         yield outside
     finally:
         if not keep:
-            clean(outside, (STREAM, f"{STREAM}:dead"))
+            clean(outside, example.stream)
 
 
 def _run_on(server: RedisServer | OutsideServer, plan: Plan, console: Console, keep: bool) -> int:
-    scene = Scene(server.address, plan.expected_s)
+    scene = Scene(plan.example, server.address, plan.expected_s)
     outcome = asyncio.run(_run_shown(server, plan, scene, console))
     _print_checks(outcome, console)
-    _print_answers(outcome, server.address, console)
+    _print_answers(outcome, plan.example, server.address, console)
     holds = all(check.holds for check in outcome.checks)
     _print_last_line(holds, scene, console)
     if keep:
@@ -129,35 +141,47 @@ def _print_checks(outcome: Outcome, console: Console) -> None:
         console.print(Text.assemble(mark, check.text), soft_wrap=True)
 
 
-def _print_answers(outcome: Outcome, address: str, console: Console) -> None:
+def _print_answers(outcome: Outcome, example: Example, address: str, console: Console) -> None:
     for answer in outcome.answers:
         console.print()
         console.print(Text.assemble((f"{address}> ", "dim"), (answer.typed, "bold")), soft_wrap=True)
         console.print(Text(f"  {answer.total:,} found", style="green" if answer.total else "dim"))
-        text_cells = max(20, console.width - CELLS_BESIDE_TEXT) if console.is_terminal else TEXT_CELLS
-        for line in _hit_lines(answer, text_cells):
+        for key, fields in answer.hits:
+            line = _hit_line(example, key, fields, console) if key else _group_line(fields)
             console.print(line, soft_wrap=True)
 
 
-def _hit_lines(answer: Answer, text_cells: int) -> Iterator[Text]:
-    for key, fields in answer.hits:
-        user, location = fields.get(b"user", b""), fields.get(b"location", b"")
-        yield Text.assemble(
-            ("  " + padded(key, KEY_CELLS), "dim"),
-            ("  " + padded(b"@" + user, USER_CELLS), "cyan"),
-            ("  " + padded(location, LOCATION_CELLS), "yellow"),
-            "  " + shortened(fields.get(b"text", b""), text_cells),
-        )
+def _hit_line(example: Example, key: bytes, fields: Fields, console: Console) -> Text:
+    line = Text.assemble(("  " + padded(key, example.key_cells), "dim"))
+    *columns, last = example.columns
+    for column in columns:
+        value = column.before.encode() + fields.get(column.field.encode(), b"")
+        line.append("  " + padded(value, column.cells), column.style)
+    room = console.width - line.cell_len - 2 if console.is_terminal else LAST_COLUMN_CELLS
+    return line.append("  " + shortened(fields.get(last.field.encode(), b""), max(last.cells, room)), last.style)
+
+
+def _group_line(fields: Fields) -> Text:
+    line = Text()
+    for name, value in fields.items():
+        line.append("  " + printable(name), "dim").append(" " + padded(value, GROUP_CELLS))
+    line.rstrip()
+    return line
 
 
 def _print_last_line(holds: bool, scene: Scene, console: Console) -> None:
     console.print()
-    if holds:
-        abandoned = f"{scene.recovered:,} of {scene.produced:,} tweets were abandoned"
-        text = Text(f"{abandoned}; the janitor brought them all back.", style="bold green")
-        console.print(text, soft_wrap=True)
-    else:
-        console.print(Text("Something does not hold: see ✗ above.", style="bold red"))
+    text = Text(_story(scene), "bold green") if holds else Text("Something does not hold: see ✗ above.", "bold red")
+    console.print(text, soft_wrap=True)
+
+
+def _story(scene: Scene) -> str:
+    example, dead = scene.example, scene.dead_lettered
+    whoever = "the janitor" if example.janitors == 1 else f"{example.janitors} janitors"
+    abandoned = f"{scene.recovered + dead:,} of {scene.produced:,} {example.things} were abandoned; {whoever} brought"
+    if dead:
+        return f"{abandoned} {scene.recovered:,} back, and {dead:,} to the dead-letter stream."
+    return f"{abandoned} them all back."
 
 
 def _keep_until_interrupted(server: RedisServer | OutsideServer, console: Console) -> None:

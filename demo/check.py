@@ -1,19 +1,20 @@
-"""The check at the end of a run: nothing that was produced is missing, changed, or still pending."""
+"""The checks at the end of a run: nothing that was produced is missing, changed, or still pending."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from demo.names import GROUP, HASH_PREFIX, STREAM
 from demo.queries import count_documents
 from demo.scene import Scene
+from monitor.decide import hash_id
+from shared.settings import StreamSettings
 
 PAGE_SIZE = 500
 INDEXING_TIMEOUT_S = 20.0
@@ -28,40 +29,56 @@ class Check:
 
 
 async def check_run(client: Redis, scene: Scene) -> list[Check]:
-    """Hold what the producer says it produced against the stream, the hashes, the index and the group."""
-    produced, pending = scene.produced, await count_pending(client)
-    documents = await _count_documents_once_indexed(client, produced)
-    equal = await _count_equal_hashes(client)
+    """What holds where every entry has a hash of its own: each is there, searchable, unchanged, and acknowledged."""
+    settings, produced = scene.example.stream, scene.produced
+    documents = await documents_once_indexed(client, settings, produced)
     sign = "=" if produced == documents else "≠"
-    failed_ticks = sum(1 for tick in scene.ticks if tick.error)
     return [
         Check(
-            f"{produced:,} tweets produced {sign} {documents:,} documents in the index",
-            produced == documents == await client.xlen(STREAM) and produced > 0,
+            f"{produced:,} {scene.example.things} produced {sign} {documents:,} documents in the index",
+            produced == documents == await client.xlen(settings.stream) and produced > 0,
         ),
-        Check(f"pending = {pending:,}", pending == 0),
-        Check(
-            f"{equal:,} of {produced:,} hashes hold, byte for byte, what their entries held",
-            equal == produced,
-        ),
-        Check(
-            f"{len(scene.ticks)} ticks of the timer, {failed_ticks} failed; recovered: {scene.recovered:,}",
-            failed_ticks == 0 and scene.recovered > 0,
-        ),
+        await nothing_pending(client, settings),
+        await hashes_equal_entries(client, settings, produced),
+        ticks_went_well(scene),
     ]
 
 
-async def count_pending(client: Redis) -> int:
-    summary: dict[str, Any] = await client.xpending(STREAM, GROUP)
+async def nothing_pending(client: Redis, settings: StreamSettings) -> Check:
+    pending = await count_pending(client, settings)
+    return Check(f"pending = {pending:,}", pending == 0)
+
+
+async def hashes_equal_entries(client: Redis, settings: StreamSettings, expected: int) -> Check:
+    """So many entries have a hash that holds exactly their fields."""
+    equal = 0
+    async for entries in pages(client, settings.stream):
+        keys = [hash_key(settings, fields) for _, fields in entries]
+        hashes = await read_hashes(client, [key for key in keys if key])
+        equal += sum(hashes[key] == fields for key, (_, fields) in zip(keys, entries, strict=True) if key)
+    return Check(f"{equal:,} of {expected:,} hashes hold, byte for byte, what their entries held", equal == expected)
+
+
+def ticks_went_well(scene: Scene) -> Check:
+    failed, janitors = sum(1 for tick in scene.ticks if tick.error), scene.example.janitors
+    timers = "the timer" if janitors == 1 else f"{janitors} timers"
+    return Check(
+        f"{len(scene.ticks)} ticks of {timers}, {failed} failed; recovered: {scene.recovered:,}",
+        failed == 0 and scene.recovered > 0,
+    )
+
+
+async def count_pending(client: Redis, settings: StreamSettings) -> int:
+    summary: dict[str, Any] = await client.xpending(settings.stream, settings.group)
     return int(summary["pending"])
 
 
-async def _count_documents_once_indexed(client: Redis, expected: int) -> int:
+async def documents_once_indexed(client: Redis, settings: StreamSettings, expected: int) -> int:
     """An index that was made after the first hashes takes those up in the background: wait, bounded."""
     deadline = time.monotonic() + INDEXING_TIMEOUT_S
     while True:
         try:
-            documents = await count_documents(client)
+            documents = await count_documents(client, settings.index_name)
         except ResponseError:
             documents = 0
         if documents >= expected or time.monotonic() > deadline:
@@ -69,21 +86,26 @@ async def _count_documents_once_indexed(client: Redis, expected: int) -> int:
         await asyncio.sleep(0.1)
 
 
-async def _count_equal_hashes(client: Redis) -> int:
-    equal = 0
-    async for entries in _pages(client):
-        pipeline = client.pipeline(transaction=False)
-        for _, fields in entries:
-            pipeline.hgetall(HASH_PREFIX.encode() + fields[b"id"])
-        hashes = await pipeline.execute()
-        equal += sum(stored == fields for stored, (_, fields) in zip(hashes, entries, strict=True))
-    return equal
+def hash_key(settings: StreamSettings, fields: Mapping[bytes, bytes]) -> bytes | None:
+    """Where an entry is stored; None if it lacks an id field."""
+    flat = [part for pair in fields.items() for part in pair]
+    key_id, _ = hash_id(flat, [name.encode() for name in settings.id_fields])
+    return None if key_id is None else settings.hash_prefix.encode() + key_id
 
 
-async def _pages(client: Redis) -> AsyncIterator[list[tuple[bytes, dict[bytes, bytes]]]]:
+async def read_hashes(client: Redis, keys: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    """What each key holds; nothing if it is not there."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hgetall(key)
+    return dict(zip(keys, await pipeline.execute(), strict=True))
+
+
+async def pages(client: Redis, stream: str) -> AsyncIterator[list[tuple[bytes, dict[bytes, bytes]]]]:
+    """All entries of a stream, a page at a time."""
     start = b"-"
     while True:
-        page: Any = await client.xrange(STREAM, min=start, count=PAGE_SIZE)
+        page: Any = await client.xrange(stream, min=start, count=PAGE_SIZE)
         if not page:
             return
         yield page

@@ -6,26 +6,27 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from demo.names import GROUP, JANITOR, STREAM
 from demo.scene import Consumer, Scene
+from shared.settings import StreamSettings
 
 ROWS_LOOKED_AT = 200
 
 
 async def observe(client: Redis, scene: Scene) -> None:
     """One look: pending and oldest idle time of every consumer, and how much nobody has read yet."""
-    groups: Any = await client.xinfo_groups(STREAM)
+    settings = scene.example.stream
+    groups: Any = await client.xinfo_groups(settings.stream)
     scene.unread = int(groups[0].get("lag") or 0)
-    rows: Any = await client.xinfo_consumers(STREAM, GROUP)
+    rows: Any = await client.xinfo_consumers(settings.stream, settings.group)
     for row in rows:
         consumer = scene.consumer(row["name"].decode("utf-8", "replace"))
-        if consumer.name == JANITOR:
+        if consumer.name in scene.example.janitor_names:
             consumer.state = "on its timer"
         consumer.pending = int(row["pending"])
-        consumer.oldest_idle_ms = await _oldest_idle_ms(client, consumer) if consumer.pending else 0
+        consumer.oldest_idle_ms = await _oldest_idle_ms(client, settings, consumer) if consumer.pending else 0
 
 
-async def _oldest_idle_ms(client: Redis, consumer: Consumer) -> int:
+async def _oldest_idle_ms(client: Redis, settings: StreamSettings, consumer: Consumer) -> int:
     """The longest idle time among the first rows, which were delivered first unless somebody claimed some."""
-    rows: Any = await client.xpending_range(STREAM, GROUP, "-", "+", ROWS_LOOKED_AT, consumer.name)
+    rows: Any = await client.xpending_range(settings.stream, settings.group, "-", "+", ROWS_LOOKED_AT, consumer.name)
     return max((int(row["time_since_delivered"]) for row in rows), default=0)

@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 import redis
 
-from demo.names import HASH_PREFIX, INDEX
 from demo.redis import NoServer
 from demo.wire import SERVER_VARIABLE
+from monitor.rate import rate_key
+from shared.settings import StreamSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,15 @@ def _indexes(client: redis.Redis) -> list[bytes]:
     return cast(list[bytes], client.execute_command("FT._LIST"))  # type: ignore[no-untyped-call]
 
 
-def clean(server: OutsideServer, streams: tuple[str, ...]) -> None:
+def clean(server: OutsideServer, settings: StreamSettings) -> None:
     """Remove what the demo wrote to a server that was empty before, so that it can be used again."""
     with redis.Redis.from_url(server.url, protocol=2) as client:
-        if INDEX.encode() in _indexes(client):
-            client.execute_command("FT.DROPINDEX", INDEX)
-        for key in client.scan_iter(match=HASH_PREFIX + "*", count=1000):
-            client.unlink(key)
-        client.unlink(*streams)
+        if settings.index_name.encode() in _indexes(client):
+            client.execute_command("FT.DROPINDEX", settings.index_name)
+        for start in (settings.hash_prefix, settings.stream):
+            for key in client.scan_iter(match=start + "*", count=1000):
+                client.unlink(key)
+        client.unlink(rate_key(settings))
 
 
 def _parsed(url: str) -> OutsideServer:

@@ -10,18 +10,20 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from demo.check import Check, check_run, count_pending
+from demo.check import Check, count_pending
 from demo.children import Child, Facts
-from demo.names import GROUP, PROCESSORS, STREAM
+from demo.example import Example
+from demo.names import PROCESSORS
 from demo.observe import observe
 from demo.plan import Plan
-from demo.queries import QUERIES, Answer, ask
+from demo.queries import Answer, ask
 from demo.scene import Scene, Tick
 from demo.wire import SERVER_VARIABLE
+from demo.witness import Witness, watching
 
 LOOK_EVERY_S = 0.2
-KILL_AT = 0.45
-"""When one processor is killed: this share of the production's time."""
+KILL_AT = (0.45, 0.7)
+"""When processors are killed: once this share of what is to be produced has been read."""
 TICK_OVERDUE_S = 15.0
 
 
@@ -44,17 +46,18 @@ async def run(plan: Plan, url: str, environment: Mapping[str, str], scene: Scene
     async with contextlib.AsyncExitStack() as stack:
         # RESP2: replies of FT.SEARCH come as redis-cli shows them.
         client = await stack.enter_async_context(Redis.from_url(url, protocol=2))
-        await client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        example = plan.example
+        await client.xgroup_create(example.stream.stream, example.stream.group, id="0", mkstream=True)
         crew = Crew(plan, url, environment, scene)
         stack.push_async_callback(crew.end)
         await stack.enter_async_context(_looking(client, scene))
-        await _production(crew, plan, scene)
-        await _finish_reading(client, crew, scene)
-        await _drain(client, crew, plan, scene)
-        await crew.end()
+        async with _witnessed(client, scene):
+            await _production(client, crew, plan, scene)
+            await _drain(client, crew, plan, scene)
+            await crew.end()
         scene.phase = "checking"
-        checks = await check_run(client, scene)
-        return Outcome(tuple(checks), tuple(await _answers(client)))
+        checks = await example.check(client, scene)
+        return Outcome(tuple(checks), tuple(await _answers(client, example)))
 
 
 class Crew:
@@ -64,24 +67,32 @@ class Crew:
         self._plan = plan
         self._scene = scene
         self._to_server = {SERVER_VARIABLE: url}
-        self._app_settings = {**environment, **plan.app_settings}
+        self._to_redis = dict(environment)
         self.producer: Child | None = None
-        self.timer_host: Child | None = None
+        self.timer_hosts: list[Child] = []
         self.processors: dict[str, Child] = {}
 
-    async def start_timer_host(self) -> None:
-        self.timer_host = await self._start("timer host", ["demo.timer_host"], self._app_settings, self._on_timer)
+    async def start_timer_hosts(self) -> None:
+        names = self._plan.example.janitor_names
+        for name in names:
+            called = "timer host" if len(names) == 1 else f"timer host of {name}"
+            settings = {**self._plan.app_settings(name), **self._to_redis}
+            self.timer_hosts.append(await self._start(called, ["demo.timer_host"], settings, self._on_timer(name)))
 
     async def start_processor(self, name: str) -> None:
-        arguments = ["demo.processor", "--name", name, "--seed", str(self._plan.seed)]
+        arguments = ["demo.processor", "--example", self._plan.example.name]
+        arguments += ["--name", name, "--seed", str(self._plan.seed)]
         arguments += ["--work-ms", f"{self._plan.work_ms:.3f}"]
         self.processors[name] = await self._start(name, arguments, self._to_server, self._on_processor(name))
         self._scene.consumer(name).state = "running"
 
     async def start_producer(self) -> None:
         plan = self._plan
-        arguments = ["demo.producer", "--seed", str(plan.seed), "--rate", str(plan.rate)]
+        arguments = ["demo.producer", "--example", plan.example.name]
+        arguments += ["--seed", str(plan.seed), "--rate", str(plan.rate)]
         arguments += ["--seconds", str(plan.limit_s)]
+        if plan.is_short:
+            arguments += ["--short"]
         if plan.tweets_file:
             arguments += ["--tweets", str(plan.tweets_file)]
         if plan.lang:
@@ -103,14 +114,11 @@ class Crew:
         if self.producer:
             await self.producer.stop()
         await self.stop_processors()
-        if self.timer_host:
-            await self.timer_host.stop()
+        await asyncio.gather(*(timer_host.stop() for timer_host in self.timer_hosts))
 
     def check_alive(self) -> None:
         """Raises RunFailed if somebody ended who should not have."""
-        dead = [child.name for child in self.processors.values() if not child.running]
-        if self.timer_host and not self.timer_host.running:
-            dead.append(self.timer_host.name)
+        dead = [child.name for child in (*self.processors.values(), *self.timer_hosts) if not child.running]
         if dead:
             raise RunFailed(f"ended by itself: {', '.join(dead)}")
 
@@ -125,6 +133,8 @@ class Crew:
 
     def _on_producer(self, facts: Facts) -> None:
         self._scene.produced = int(facts["produced"])
+        self._scene.kinds, self._scene.sums = facts["kinds"], facts["sums"]
+        self._scene.named += [(kind, entry_id) for kind, entry_id in facts["named"]]
 
     def _on_processor(self, name: str) -> Callable[[Facts], None]:
         def note(facts: Facts) -> None:
@@ -133,10 +143,13 @@ class Crew:
 
         return note
 
-    def _on_timer(self, facts: Facts) -> None:
-        if "tick" in facts:
-            self._scene.ticks.append(Tick.from_facts(facts))
-        self._scene.next_due = facts.get("next_due", self._scene.next_due)
+    def _on_timer(self, janitor: str) -> Callable[[Facts], None]:
+        def note(facts: Facts) -> None:
+            if "tick" in facts:
+                self._scene.ticks.append(Tick.from_facts(facts, janitor))
+            self._scene.next_due = facts.get("next_due", self._scene.next_due)
+
+        return note
 
 
 @contextlib.asynccontextmanager
@@ -156,49 +169,74 @@ async def _looking(client: Redis, scene: Scene) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _production(crew: Crew, plan: Plan, scene: Scene) -> None:
-    """Tweets come in bursts; midway one processor dies with entries in its hands."""
+@contextlib.asynccontextmanager
+async def _witnessed(client: Redis, scene: Scene) -> AsyncIterator[None]:
+    """Where the example's check asks for a witness, one watches."""
+    if not scene.example.is_witnessed:
+        yield
+        return
+    scene.witness = Witness(scene.example.stream)
+    async with watching(client, scene.witness):
+        yield
+
+
+async def _production(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
+    """Entries come in bursts and are read to the last one; on the way processors die with entries in their hands."""
     scene.phase = "producing"
-    await crew.start_timer_host()
+    await crew.start_timer_hosts()
     for name in PROCESSORS:
         await crew.start_processor(name)
     await crew.start_producer()
-    killing = asyncio.create_task(_kill_midway(crew, plan, scene))
+    killing = asyncio.create_task(_kill_on_the_way(crew, plan, scene))
     try:
         await _until(crew, _has_ended(crew.producer))
+        if crew.producer is None or await crew.producer.wait() != 0:
+            raise RunFailed("the producer failed")
+        scene.happened(f"production stopped: {scene.produced:,} {plan.example.things}")
+        await _finish_reading(client, crew, plan, scene, killing)
     finally:
         killing.cancel()
         await asyncio.gather(killing, return_exceptions=True)
-    if crew.producer is None or await crew.producer.wait() != 0:
-        raise RunFailed("the producer failed")
-    scene.happened(f"production stopped: {scene.produced:,} tweets")
 
 
-async def _kill_midway(crew: Crew, plan: Plan, scene: Scene) -> None:
-    victim = PROCESSORS[1]
-    await asyncio.sleep(KILL_AT * plan.production_s)
-    await crew.kill_processor(victim)
-    pending = scene.consumer(victim).pending
-    scene.happened(f"{victim} was killed (SIGKILL) with {pending:,} entries pending")
+async def _kill_on_the_way(crew: Crew, plan: Plan, scene: Scene) -> None:
+    """Progress decides when, not the clock: what is read at once may be read faster or slower than planned."""
+    for victim, share in zip(PROCESSORS[1 : 1 + plan.example.faults.kills], KILL_AT, strict=False):
+        while _share_read(plan, scene) < share:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY_S)
+        await crew.kill_processor(victim)
+        pending = scene.consumer(victim).pending
+        scene.happened(f"{victim} was killed (SIGKILL) with {pending:,} entries pending")
 
 
-async def _finish_reading(client: Redis, crew: Crew, scene: Scene) -> None:
+def _share_read(plan: Plan, scene: Scene) -> float:
+    """How much of all that is going to be produced was read so far."""
+    count = plan.expected_count if scene.phase == "producing" else scene.produced
+    return (scene.produced - scene.unread) / max(1, count)
+
+
+async def _finish_reading(client: Redis, crew: Crew, plan: Plan, scene: Scene, killing: asyncio.Task[None]) -> None:
     """The living processors read what is new to the last entry, and are stopped then."""
     scene.phase = "finishing"
-    await _until(crew, lambda: _is_read_to_the_end(client))
+    await _until(crew, lambda: _is_read_to_the_end(client, plan.example))
+    await killing
     await crew.stop_processors()
-    pending = await count_pending(client)
+    pending = await count_pending(client, plan.example.stream)
     scene.happened(f"processors stopped; they left {pending:,} entries pending for the janitor")
 
 
 async def _drain(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
-    """Nobody is left but the janitor: wait until nothing is pending, as long as its ticks keep coming."""
+    """Nobody is left but the janitors: wait until nothing is pending, as long as it becomes less."""
     scene.phase = "draining"
     ticks_before, loop = len(scene.ticks), asyncio.get_running_loop()
-    deadline = loop.time() + plan.min_idle_s + 3 * plan.longest_interval_s + TICK_OVERDUE_S
+    patience_s = plan.min_idle_s + 3 * plan.longest_interval_s + TICK_OVERDUE_S
+    fewest, deadline = await count_pending(client, plan.example.stream), loop.time() + patience_s
 
     async def drained() -> bool:
-        pending = await count_pending(client)
+        nonlocal fewest, deadline
+        pending = await count_pending(client, plan.example.stream)
+        if pending < fewest:
+            fewest, deadline = pending, loop.time() + patience_s
         if pending and loop.time() > deadline:
             ticks = len(scene.ticks) - ticks_before
             raise RunFailed(f"{pending:,} entries are still pending after {ticks} more ticks")
@@ -221,12 +259,12 @@ def _has_ended(child: Child | None) -> Callable[[], Awaitable[bool]]:
     return ended
 
 
-async def _is_read_to_the_end(client: Redis) -> bool:
+async def _is_read_to_the_end(client: Redis, example: Example) -> bool:
     """Nothing of the stream is new to the group any more (its `lag` would say so only from Redis 7.0)."""
-    groups: Any = await client.xinfo_groups(STREAM)
-    stream: Any = await client.xinfo_stream(STREAM)
+    groups: Any = await client.xinfo_groups(example.stream.stream)
+    stream: Any = await client.xinfo_stream(example.stream.stream)
     return bool(groups[0]["last-delivered-id"] == stream["last-generated-id"])
 
 
-async def _answers(client: Redis) -> list[Answer]:
-    return [await ask(client, query) for query in QUERIES]
+async def _answers(client: Redis, example: Example) -> list[Answer]:
+    return [await ask(client, example.stream.index_name, query) for query in example.queries]

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from itertools import islice, pairwise
 from pathlib import Path
 
-from demo.names import GROUP, HASH_PREFIX, INDEX, JANITOR, STREAM
+from demo.example import Example, Production
 from demo.tweets import made_up, read_tweets
 from shared.schedule import fires
 
@@ -24,6 +24,8 @@ class BadPlan(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    example: Example
+    is_short: bool
     tweets_file: Path | None
     lang: str | None
     seed: int
@@ -46,40 +48,59 @@ class Plan:
         return min(10.0, 1000 * 1.2 / self.rate)
 
     @property
-    def app_settings(self) -> dict[str, str]:
-        """The function app's settings for this run, but for where Redis is."""
+    def expected_count(self) -> float:
+        """About how many items are going to be produced."""
+        return self.rate * self.production_s
+
+    def app_settings(self, janitor: str) -> dict[str, str]:
+        """One janitor's settings for this run, but for where Redis is: the example's file, with shorter waits."""
         return {
-            "STREAM_NAME": STREAM,
-            "STREAM_CONSUMER_GROUP_NAME": GROUP,
-            "MONITORING_CONSUMER_NAME": JANITOR,
+            **self.example.values,
+            "MONITORING_CONSUMER_NAME": janitor,
             "MIN_IDLE_TIME_SEC": str(self.min_idle_s),
             "MONITOR_SCHEDULE": self.schedule,
-            "HASH_PREFIX": HASH_PREFIX,
-            "INDEX_NAME": INDEX,
         }
 
 
 def make_plan(
-    tweets_file: Path | None, lang: str | None, seed: int, schedule: str, rate: float | None, seconds: float
+    example: Example,
+    tweets_file: Path | None,
+    lang: str | None,
+    seed: int,
+    schedule: str,
+    rate: float | None,
+    seconds: float,
+    is_short: bool = False,
 ) -> Plan:
     """Leave room after production for the entries to become idle enough and for the tick that then comes.
 
     All tweets of a file are produced, unless a rate is given: then those that fit in the time.
     Raises BadPlan, NotTweets, OSError.
     """
+    _refuse_what_does_not_fit(example, tweets_file, lang, rate)
     interval_s = longest_interval_s(schedule)
     min_idle_s = max(1, min(LONGEST_MIN_IDLE_S, round(seconds / 10)))
     production_s = max(seconds / 3, seconds - interval_s - min_idle_s - FINISHING_S)
     limit_s = production_s
     if tweets_file is None:
         next(made_up(seed, lang))  # refuses an unknown language now, not in the producer
-        rate = rate or DEFAULT_RATE
+        rate = rate or example.rate or DEFAULT_RATE
+        if example.count:
+            production_s, limit_s = example.count(Production(seed, rate, is_short)) / rate, NO_LIMIT_S
     else:
         count = _count(tweets_file, lang)
         limit_s = production_s if rate else NO_LIMIT_S
         rate = rate or count / production_s
         production_s = min(production_s, count / rate)
-    return Plan(tweets_file, lang, seed, schedule, interval_s, min_idle_s, rate, production_s, limit_s)
+    waits = (schedule, interval_s, min_idle_s)
+    return Plan(example, is_short, tweets_file, lang, seed, *waits, rate, production_s, limit_s)
+
+
+def _refuse_what_does_not_fit(example: Example, tweets_file: Path | None, lang: str | None, rate: float | None) -> None:
+    if example.name != "tweets" and (tweets_file or lang):
+        raise BadPlan(f"--tweets and --lang are for tweets, not for the example {example.name}")
+    if example.rate and rate:
+        raise BadPlan(f"the example {example.name} has a rhythm of its own: no --rate")
 
 
 def _count(tweets_file: Path, lang: str | None) -> int:

@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import redis
 
-from demo.names import GROUP, HASH_PREFIX, STREAM
+from demo.example import Example
+from demo.examples import EXAMPLES
 from demo.wire import Stop, server_url, tell
+from monitor.decide import hash_id
+from monitor.scripts import store_script
 
-BATCH_SIZE = 20
 BLOCK_MS = 300
 
 Entry = tuple[bytes, dict[bytes, bytes]]
@@ -27,14 +29,14 @@ Entry = tuple[bytes, dict[bytes, bytes]]
 class FlakyProcessor:
     """One consumer of the group; its first entry fails for sure, so that no run is without a failure."""
 
-    def __init__(
-        self, client: redis.Redis, name: str, failure_rate: float, work_s: float, chance: random.Random
-    ) -> None:
+    def __init__(self, client: redis.Redis, example: Example, name: str, work_s: float, chance: random.Random) -> None:
         self._client = client
+        self._settings = example.stream
+        self._faults = example.faults
         self._name = name
-        self._failure_rate = failure_rate
         self._work_s = work_s
         self._chance = chance
+        self._store_by_rule = client.register_script(store_script().text)
         self.stored = 0
         self.failed = 0
 
@@ -46,31 +48,54 @@ class FlakyProcessor:
             tell(stored=self.stored, failed=self.failed)
 
     def _read(self) -> list[Entry]:
-        reply = self._client.xreadgroup(GROUP, self._name, {STREAM: ">"}, count=BATCH_SIZE, block=BLOCK_MS)
+        stream, group = self._settings.stream, self._settings.group
+        count = self._faults.batch_size
+        reply = self._client.xreadgroup(group, self._name, {stream: ">"}, count=count, block=BLOCK_MS)
         return [entry for _, entries in cast(Any, reply) or () for entry in entries]
 
     def _process(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
         time.sleep(self._work_s)
-        if (self.stored, self.failed) == (0, 0) or self._chance.random() < self._failure_rate:
+        if self._gives_up(fields):
             self.failed += 1
             return
         # Two round trips on purpose: the acknowledgement is sent when the hash is known to be stored.
-        self._client.hset(HASH_PREFIX + fields[b"id"].decode(), mapping=cast(Any, fields))
-        self._client.xack(STREAM, GROUP, entry_id)
+        self._store(entry_id, fields)
+        if self._chance.random() < self._faults.forgets:
+            self.failed += 1
+            return
+        self._client.xack(self._settings.stream, self._settings.group, entry_id)
         self.stored += 1
+
+    def _gives_up(self, fields: dict[bytes, bytes]) -> bool:
+        is_first = (self.stored, self.failed) == (0, 0)
+        is_unlucky = self._chance.random() < self._faults.gives_up
+        return is_first or is_unlucky or not self._faults.can_process(fields)
+
+    def _store(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
+        """By the rule of ON_CONFLICT: where hashes are shared with the janitor, both have to follow the same one."""
+        flat = [part for pair in fields.items() for part in pair]
+        key_id, _ = hash_id(flat, [name.encode() for name in self._settings.id_fields])
+        if key_id is None:
+            raise ValueError("an entry without its id fields: can_process has to refuse it")
+        key, rule = self._settings.hash_prefix.encode() + key_id, self._settings.on_conflict
+        if rule == "overwrite":
+            self._client.hset(cast(Any, key), mapping=cast(Any, fields))
+        else:
+            self._store_by_rule(keys=[key], args=[rule, entry_id, *flat])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.processor", description="Process the group's entries.")
+    parser.add_argument("--example", choices=EXAMPLES, default="tweets")
     parser.add_argument("--name", required=True, help="the consumer's name")
-    parser.add_argument("--failure-rate", type=float, default=0.2)
     parser.add_argument("--work-ms", type=float, default=5.0, help="what one entry's processing takes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     chance = random.Random(f"{options.seed} {options.name}")
     try:
         with redis.Redis.from_url(server_url()) as client:
-            processor = FlakyProcessor(client, options.name, options.failure_rate, options.work_ms / 1000, chance)
+            example = EXAMPLES[options.example]
+            processor = FlakyProcessor(client, example, options.name, options.work_ms / 1000, chance)
             processor.run(Stop())
     except redis.RedisError as error:
         print(f"{options.name}: {type(error).__name__}: {error}", file=sys.stderr)

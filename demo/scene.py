@@ -6,6 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from demo.example import Example
+from demo.witness import Witness
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -17,9 +20,10 @@ class Tick:
     error: str | None
     reports: tuple[dict[str, Any], ...]
     remarks: tuple[str, ...]
+    janitor: str = ""
 
     @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> Tick:
+    def from_facts(cls, facts: dict[str, Any], janitor: str) -> Tick:
         return cls(
             number=int(facts["tick"]),
             due=float(facts["due"]),
@@ -27,6 +31,7 @@ class Tick:
             error=facts.get("error"),
             reports=tuple(facts.get("reports", ())),
             remarks=tuple(facts.get("remarks", ())),
+            janitor=janitor,
         )
 
     @property
@@ -37,8 +42,13 @@ class Tick:
             lines.append(f"failed: {self.error}")
         return lines or ["nothing pending"]
 
-    def count(self, outcome: str) -> int:
-        return sum(int(report.get(outcome) or 0) for report in self.reports)
+    def count(self, *outcomes: str) -> int:
+        return sum(int(report.get(outcome) or 0) for report in self.reports for outcome in outcomes)
+
+    def named(self, label: str) -> list[str]:
+        """The ids of the entries that the reports name under `label`, whatever the reason."""
+        reasons = [reason for report in self.reports for reason in report.get("reasons", {}).items()]
+        return [entry_id for told, named in reasons if told.startswith(label) for entry_id in named["entry_ids"]]
 
 
 @dataclass(slots=True)
@@ -57,11 +67,19 @@ class Consumer:
 class Scene:
     """Everything that is known at this moment."""
 
+    example: Example
     address: str
     planned_s: float
     started: float = field(default_factory=time.monotonic)
     phase: str = "starting"
     produced: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    """How many items of each kind the producer made."""
+    sums: dict[str, int] = field(default_factory=dict)
+    """What the producer added up."""
+    named: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and entry id of those that it named."""
+    witness: Witness | None = None
     unread: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)
     ticks: list[Tick] = field(default_factory=list)
@@ -83,8 +101,19 @@ class Scene:
 
     @property
     def recovered(self) -> int:
-        """Entries that the janitor brought back, by its own reports."""
-        return sum(tick.count("processed") for tick in self.ticks)
+        """Entries that the janitors brought back, by their own reports."""
+        return sum(tick.count("processed", "kept") for tick in self.ticks)
+
+    @property
+    def dead_lettered(self) -> int:
+        return sum(tick.count("dead_lettered") for tick in self.ticks)
+
+    def recovered_by(self, janitor: str) -> int:
+        return sum(tick.count("processed", "kept") for tick in self.ticks if tick.janitor == janitor)
+
+    def named_of(self, kind: str) -> set[str]:
+        """The ids of the entries of this kind that the producer named."""
+        return {entry_id for named, entry_id in self.named if named == kind}
 
     def consumer(self, name: str) -> Consumer:
         return self.consumers.setdefault(name, Consumer(name))

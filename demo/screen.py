@@ -14,7 +14,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from demo.names import GROUP, STREAM
 from demo.printable import printable
 from demo.scene import Consumer, Scene, Tick
 
@@ -71,7 +70,7 @@ class PlainFace:
             self._line(at_s, text)
         for tick in ticks:
             for line in tick.lines:
-                self._line(self._scene.elapsed_s, f"tick {tick.number}: {line}")
+                self._line(self._scene.elapsed_s, f"{_whose(self._scene, tick)}tick {tick.number}: {line}")
 
     def _line(self, at_s: float, text: str) -> None:
         self._console.print(Text(f"[{at_s:5.1f} s] {printable(text)}"), soft_wrap=True)
@@ -115,7 +114,7 @@ def picture(scene: Scene, height: int) -> RenderableType:
             _ticks(scene, ticks_shown),
             _events(scene, events_shown),
         ),
-        title=Text(f" {STREAM} / {GROUP} on {scene.address} ", style="bold"),
+        title=Text(f" {_place(scene, ' / ')} on {scene.address} ", style="bold"),
         title_align="left",
         border_style="dim",
         padding=(1, 2),
@@ -142,7 +141,7 @@ def _progress(scene: Scene) -> RenderableType:
         (f"{scene.unread:,}", "bold"),
         " unread, ",
         (f"{scene.recovered:,}", "bold cyan"),
-        " recovered by the janitor",
+        " recovered by the janitor" + ("s" if scene.example.janitors > 1 else ""),
     )
     bar = ProgressBar(
         total=max(1, scene.produced), completed=scene.settled, complete_style="green", finished_style="green"
@@ -173,7 +172,7 @@ def _consumer_cells(scene: Scene, consumer: Consumer, most_pending: int) -> list
     return [
         Text(printable(consumer.name), style="bold"),
         Text(consumer.state, style=STATE_STYLES.get(consumer.state, "")),
-        Text(f"{scene.recovered if is_janitor else consumer.stored:,}"),
+        Text(f"{scene.recovered_by(consumer.name) if is_janitor else consumer.stored:,}"),
         Text("" if is_janitor else f"{consumer.failed:,}"),
         Text(f"{consumer.pending:,}", style="yellow" if consumer.pending else "dim"),
         Text(f"{consumer.oldest_idle_ms / 1000:.1f} s" if consumer.pending else "–"),
@@ -182,14 +181,14 @@ def _consumer_cells(scene: Scene, consumer: Consumer, most_pending: int) -> list
 
 
 def _ticks(scene: Scene, most: int) -> RenderableType:
-    heading = Text("the janitor's ticks", style="dim")
+    heading = Text("the janitor's ticks" if scene.example.janitors == 1 else "the janitors' ticks", style="dim")
     if scene.next_due is not None and scene.phase != "checking":
         heading.append(f"   the next one in {max(0.0, scene.next_due - time.time()):.0f} s")
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for tick in scene.ticks[-most:]:
-        table.add_row(Text(_clock(tick), style="cyan"), _tick_lines(tick))
+        table.add_row(Text(_clock(tick), style="cyan"), _tick_lines(scene, tick))
     return Group(heading, table)
 
 
@@ -197,10 +196,21 @@ def _clock(tick: Tick) -> str:
     return time.strftime("%H:%M:%S", time.localtime(tick.due))
 
 
-def _tick_lines(tick: Tick) -> Text:
+def _tick_lines(scene: Scene, tick: Tick) -> Text:
     style = "bold red" if tick.error else "" if tick.reports else "dim"
-    here = f"{STREAM}/{GROUP}: "  # the panel's title says that already
-    return Text("\n").join(Text(printable(line.removeprefix(here)), style=style) for line in tick.lines)
+    here = f"{_place(scene, '/')}: "  # the panel's title says that already
+    whose = _whose(scene, tick)
+    return Text("\n").join(Text(whose + printable(line.removeprefix(here)), style=style) for line in tick.lines)
+
+
+def _place(scene: Scene, between: str) -> str:
+    settings = scene.example.stream
+    return f"{settings.stream}{between}{settings.group}"
+
+
+def _whose(scene: Scene, tick: Tick) -> str:
+    """Who ticked, where there are several janitors."""
+    return f"{tick.janitor}, " if scene.example.janitors > 1 else ""
 
 
 def _events(scene: Scene, most: int) -> RenderableType:

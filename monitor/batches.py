@@ -56,20 +56,23 @@ class Batches:
         self._tally = tally
         self._refused_documents = documents
         self._telemetry = telemetry
+        self._settle: Settle | None = None
         self.mode = "none"
         """script or gather; none while nothing was settled."""
+        self.rate_limited = False
+        """The rate limit made entries wait."""
 
     async def choose(self) -> Settle:
-        if self._carried.settle is None:
+        self._settle = self._settle or self._carried.settle
+        if self._settle is None:
             reason = await self._reason_against_script()
             if reason:
                 self._use_gather(reason)
             else:
                 self._use(ScriptSettle(self._link, self._settings, self._telemetry), "a script may")
-        settle = self._carried.settle
-        assert settle is not None
-        self.mode = settle.name
-        return settle
+        assert self._settle is not None
+        self.mode = self._settle.name
+        return self._settle
 
     async def _reason_against_script(self) -> str | None:
         if self._settings.settle_mode == "gather":
@@ -82,7 +85,7 @@ class Batches:
         return reason
 
     def _use(self, settle: Settle, reason: str) -> None:
-        self._carried.settle = settle
+        self._settle = self._carried.settle = settle
         self.mode = settle.name
         logger.info("settle mode for %s/%s: %s (%s)", self._settings.stream, self._settings.group, settle.name, reason)
 
@@ -92,12 +95,15 @@ class Batches:
     async def settle_all(self, entries: list[PendingEntry]) -> None:
         """Settle a run of entries batch by batch, until they are through or the sweep is stopping."""
         while entries:
-            settle = self._carried.settle
+            settle = self._settle
             assert settle is not None
             if self._course.stops_at(entries[0].entry_id):
                 return
             batch = await self._settle_batch(settle, entries[: settle.batch_size])
             entries = entries[batch.taken :]
+            if batch.wait_s:
+                self.rate_limited = True
+                await self._course.pause(batch.wait_s)
 
     async def _settle_batch(self, settle: Settle, entries: Sequence[PendingEntry]) -> Batch:
         """Settle one batch and count each of its entries once, also when the reply is lost or the sweep is cancelled."""
@@ -135,13 +141,16 @@ class Batches:
             raise RedisRefused(
                 f"SETTLE_MODE is script, but the server does not let it settle ({code}); use auto or gather"
             )
-        if isinstance(self._carried.settle, ScriptSettle):
+        if isinstance(self._settle, ScriptSettle):
             self._use_gather(f"a script may not: {code}")
+            if self._link.is_cluster:  # perhaps only while a slot is being moved: the next sweep asks again
+                self._carried.settle = None
         return Batch(0)
 
     def _refused(self, entries: Sequence[PendingEntry], error: ResponseError) -> Batch:
         """The server would not settle any of them: its state or our rights, not the entries."""
-        failure = explained(error, f"settling by {self.mode}")
+        limited = " under RECOVERY_RATE_LIMIT" if self._settings.rate_limit else ""
+        failure = explained(error, f"settling by {self.mode}{limited}")
         for entry in entries:
             self._tally.name(Outcome.FAILED, f"refused by the server ({code_of(error)})", entry.entry_id)
         self._course.fail(failure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -23,6 +25,7 @@ class Course:
         self._link = link
         self._soft_end = Deadline.after(budget_s - min(LAST_SHARE_S, budget_s / 5))
         self._hard_end = Deadline.after(budget_s)
+        self._ended = asyncio.Event()
         self.error: JanitorError | None = None
         self._has_failed = False
         self.left_at: bytes | None = None
@@ -52,10 +55,17 @@ class Course:
         """Go on, and report the first such error at the end."""
         if self.error is None:
             self.error = error
+        self._ended.set()
 
     def stop(self) -> None:
         """Take up nothing more, without an error."""
         self._soft_end = Deadline.after(0)
+        self._ended.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for so long, or until nothing more is to be taken up."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), max(min(seconds, self._soft_end.left_s()), 0))
 
     def stops_at(self, entry_id: bytes) -> bool:
         """Whether nothing more is to be taken up; if so, notes that the sweep got as far as ``entry_id``."""

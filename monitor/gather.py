@@ -1,8 +1,9 @@
 """Settling by carrying the entries to us and back: for servers where a script may not reach the hashes.
 
 Round trips of one batch, each a pipeline: XRANGE (read; XPENDING asks about ids that it does not find), XCLAIM (ours from
-here on), HSET (each reply is looked at), XACK (only what was stored). Several batches are under way at once. HSET and XACK
-never share a pipeline: the XACK would run although its HSET failed.
+here on; under a rate limit claim.lua, which leaves alone what is not granted), HSET (each reply is looked at), XACK (only
+what was stored). Several batches are under way at once. HSET and XACK never share a pipeline: the XACK would run although
+its HSET failed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Final
 
 from monitor.decide import hash_id
 from monitor.pending import PendingEntry
+from monitor.rate import rate_key
 from monitor.report import Outcome
-from monitor.scripts import store_script
+from monitor.scripts import claim_script
 from monitor.settle import Batch, Refused
+from monitor.store import Store, Storing
 from monitor.trace_fields import split_from_trace
-from shared.redis_client import Command, RedisLink, TooFewReplicas, raise_first
+from shared.redis_client import RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
@@ -39,7 +42,11 @@ class GatherSettle:
         self._settings = settings
         self._id_fields = [name.encode() for name in settings.id_fields]
         self._prefix = settings.hash_prefix.encode()
-        self._store_script = store_script()
+        self._hashes = Store(link, settings)
+        self._claim_script = claim_script()
+        if settings.rate_limit:  # more than a second's entries would be read for nothing
+            self.LARGEST = min(self.LARGEST, settings.rate_limit)
+            self.batch_size = min(self.batch_size, settings.rate_limit)
         self._telemetry = telemetry
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
@@ -51,6 +58,8 @@ class GatherSettle:
         deleted = await self._deleted_of(missing) if missing else []
         if fields:
             await self._claim_and_store(entries, fields, batch)
+        if batch.taken < len(ids):  # the rate limit
+            missing, deleted = _among(missing, ids[: batch.taken]), _among(deleted, ids[: batch.taken])
         # Last: an error before this leaves them on the list, for the next attempt to count.
         await self._take_off_the_list(missing, deleted, batch)
         return batch
@@ -99,21 +108,11 @@ class GatherSettle:
     async def _claim_and_store(
         self, entries: Sequence[PendingEntry], fields: dict[bytes, list[bytes]], batch: Batch
     ) -> None:
-        settings = self._settings
-        # JUSTID: the fields are here already, and the delivery count stays as it is.
-        with self._telemetry.claim(len(fields)):
-            claimed = set(
-                await self._link.call(
-                    "XCLAIM",
-                    settings.stream,
-                    settings.group,
-                    settings.consumer,
-                    settings.min_idle_ms,
-                    *fields,
-                    "JUSTID",
-                )
-            )
-        batch.lost += len(fields) - len(claimed)
+        ids = [entry.entry_id for entry in entries if entry.entry_id in fields]
+        tried, claimed = await self._claim(ids, batch)
+        batch.lost += tried - len(claimed)
+        if tried < len(ids):
+            batch.taken = [entry.entry_id for entry in entries].index(ids[tried])
         to_store: list[tuple[PendingEntry, bytes]] = []
         for entry in entries:
             if entry.entry_id in claimed:
@@ -125,6 +124,22 @@ class GatherSettle:
                     to_store.append((entry, self._prefix + key_id))
         if to_store:
             await self._acknowledge(await self._store(to_store, fields, batch), batch)
+
+    async def _claim(self, ids: Sequence[bytes], batch: Batch) -> tuple[int, set[bytes]]:
+        """How many of ``ids`` were tried, all unless the rate limit grants no more, and which of these are ours now."""
+        settings = self._settings
+        head = (settings.group, settings.consumer, settings.min_idle_ms)
+        with self._telemetry.claim(len(ids)):
+            if settings.rate_limit:
+                keys = (settings.stream, rate_key(settings))
+                tried, wait_ms, claimed = await self._claim_script.run(
+                    self._link, keys, (*head, settings.rate_limit, *ids)
+                )
+                batch.wait_s = wait_ms / 1000
+            else:
+                # JUSTID: the fields are here already, and the delivery count stays as it is.
+                tried, claimed = len(ids), await self._link.call("XCLAIM", settings.stream, *head, *ids, "JUSTID")
+        return tried, set(claimed)
 
     def _to_store(self, fields: list[bytes], batch: Batch) -> list[bytes]:
         """The fields that the hash gets: without those of the producer's trace, which the batch notes."""
@@ -139,8 +154,8 @@ class GatherSettle:
         self, to_store: Sequence[tuple[PendingEntry, bytes]], fields: dict[bytes, list[bytes]], batch: Batch
     ) -> list[tuple[bytes, Outcome]]:
         """Write the hashes; which entries are to be acknowledged, and as what."""
-        commands = [self._store_command(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
-        replies = await self._store_script.written(self._link, commands, self._settings.ack_replicas)
+        storing = [Storing(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
+        replies = await self._hashes.write(storing)
         settled = []
         for (entry, _), reply in zip(to_store, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
@@ -153,11 +168,6 @@ class GatherSettle:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)
         return settled
-
-    def _store_command(self, key: bytes, entry_id: bytes, fields: list[bytes]) -> Command:
-        if self._settings.on_conflict == "overwrite":
-            return ("HSET", key, *fields)
-        return self._store_script.command((key,), (self._settings.on_conflict, entry_id, *fields))
 
     async def _acknowledge(self, settled: Sequence[tuple[bytes, Outcome]], batch: Batch) -> None:
         if not settled:
@@ -175,3 +185,7 @@ class GatherSettle:
 
 
 _STORED: Final = {b"stored": Outcome.PROCESSED, b"kept": Outcome.KEPT, b"superseded": Outcome.SUPERSEDED}
+
+
+def _among(ids: Sequence[bytes], taken: Sequence[bytes]) -> list[bytes]:
+    return [entry_id for entry_id in ids if entry_id in taken]

@@ -2,20 +2,14 @@
 
 Sources: FT.INFO, FT.CREATE, FT.SEARCH (RediSearch 2.10). An HSET succeeds although the index refuses the document or does
 not cover its key, so stored is not yet searchable, and only the index can tell.
-
-In a Redis Cluster it depends on the module. With its coordinator (Redis 8's own distribution, Redis Enterprise) one name
-spans all shards. Without (the module alone, as in Redis Stack's package) the name is a key: FT.CREATE goes to the shard of
-its slot and indexes what lies there. Then each shard gets an index of its own, ``tweets-index{3}``, whose hash tag is the
-smallest number that lies in it, and what was asked of one index is asked of each.
+In a cluster there may be one of them for each shard: see shard_indexes.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import ResponseError
 
@@ -24,6 +18,9 @@ from monitor.report import Tally
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
 from shared.retry import code_of, missing_right
 from shared.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from shared.cluster import ClusterLink
 
 OK, OFF = "ok", "off"
 KEYS_ASKED_AT_ONCE: Final = 500
@@ -85,29 +82,17 @@ class IndexInfo:
         }
 
 
-_HASH_TAG: Final = re.compile(r"^[^{]*\{[^}]+\}")
-_spans_shards: WeakKeyDictionary[RedisLink, bool] = WeakKeyDictionary()
-
-
 async def index_names(link: RedisLink, name: str) -> tuple[str, ...]:
     """What an index of this name is called: by that name, or by one for each of a cluster's shards.
 
-    A name with a hash tag of its own is taken as it is: it was chosen to lie where the hashes do.
-
     Raises:
-        redis.exceptions.RedisError: not known; asking again is safe.
+        redis.exceptions.RedisError: not known (in a cluster only); asking again is safe.
     """
-    if not link.is_cluster or _HASH_TAG.search(name):
+    if not link.is_cluster:
         return (name,)
-    if link not in _spans_shards:
-        _spans_shards[link] = await _one_name_spans_shards(link)
-    return (name,) if _spans_shards[link] else tuple(f"{name}{{{tag}}}" for tag in await link.shard_tags())
+    from monitor.shard_indexes import shard_indexes  # only then: a cold start pays for imports
 
-
-async def _one_name_spans_shards(link: RedisLink) -> bool:
-    """Whether FT.CREATE takes the index's name for a key (COMMAND INFO: its first key), which the server routes by slot."""
-    (command,) = await link.call("COMMAND", "INFO", "FT.CREATE")
-    return command is None or command[3] == 0
+    return (await shard_indexes(cast("ClusterLink", link), name)).names
 
 
 class SearchIndex:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from monitor.dead_letter import DeadLetter, explained, read_letter
 from monitor.decide import FAULTS_EXPLAINED, WRONG_TYPE, hash_id
 from monitor.pending import FIRST, LAST, following
-from monitor.scripts import store_script
+from monitor.store import Store, Storing
 from monitor.trace_fields import split_from_trace
 from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
 from shared.retry import code_of, is_entrys_own
@@ -99,7 +99,7 @@ class Redrive:
         self._settings = settings
         self._to_stream = to_stream
         self._id_fields = [name.encode() for name in settings.id_fields]
-        self._script = store_script()
+        self._hashes = Store(link, settings)
 
     def fault(self, letter: DeadLetter) -> str | None:
         """Why it cannot be sent on, as far as it shows without writing."""
@@ -124,8 +124,7 @@ class Redrive:
         ]
         if not sound:
             return redriven
-        commands = [self._command(letter) for letter in sound]
-        replies = await self._script.written(self._link, commands, self._settings.ack_replicas)
+        replies = await self._send(sound)
         results = [self._result(letter, reply) for letter, reply in zip(sound, replies, strict=True)]
         arrived = [result.letter.letter_id for result in results if result.outcome in ARRIVED]
         if arrived:
@@ -135,15 +134,16 @@ class Redrive:
                 raise error_explained(reply, "redriving")
         return redriven + results
 
-    def _command(self, letter: DeadLetter) -> Command:
-        if self._to_stream:
-            return ("XADD", self._settings.stream, "*", *letter.fields)
+    async def _send(self, letters: Sequence[DeadLetter]) -> list[Reply]:
+        if not self._to_stream:
+            return await self._hashes.write([self._storing(letter) for letter in letters])
+        commands: list[Command] = [("XADD", self._settings.stream, "*", *letter.fields) for letter in letters]
+        return await self._link.written(commands, self._settings.ack_replicas)
+
+    def _storing(self, letter: DeadLetter) -> Storing:
         key_id, _ = hash_id(letter.fields, self._id_fields)
-        key = self._settings.hash_prefix.encode() + (key_id or b"")
         fields = letter.fields if self._settings.keep_trace_fields else split_from_trace(letter.fields)[0]
-        if self._settings.on_conflict == "overwrite":
-            return ("HSET", key, *fields)
-        return self._script.command((key,), (self._settings.on_conflict, letter.entry_id, *fields))
+        return Storing(self._settings.hash_prefix.encode() + (key_id or b""), letter.entry_id, fields)
 
     def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
         if isinstance(reply, TooFewReplicas):

@@ -78,6 +78,8 @@ class SweepReport:
     """``outcome: reason`` → the entries that met it."""
     error: str | None = None
     """What ended the sweep early."""
+    rate_limited: bool = False
+    """RECOVERY_RATE_LIMIT made entries wait; ``complete`` says whether any still do."""
 
     @property
     def is_quiet(self) -> bool:
@@ -99,7 +101,7 @@ class SweepReport:
         if counts:
             yield ", ".join(counts)
         mode = "" if self.settle_mode == "none" else f" by {self.settle_mode}"
-        yield f"{self.duration_s:.2f} s{mode}" + ("" if self.complete else ", not complete")
+        yield f"{self.duration_s:.2f} s{mode}" + ("" if self.complete else f", not complete{self._why_not_complete}")
         if self.index not in ("ok", "off"):
             yield f"index: {self.index}"
         if self.consumers_removed:
@@ -108,6 +110,10 @@ class SweepReport:
             yield f"{reason}: {named}"
         if self.error:
             yield f"ended early: {self.error}"
+
+    @property
+    def _why_not_complete(self) -> str:
+        return " (RECOVERY_RATE_LIMIT)" if self.rate_limited and not self.error else ""
 
 
 _COUNTS = (*(outcome.value for outcome in Outcome), "unsearchable")

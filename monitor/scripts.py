@@ -67,9 +67,19 @@ def store_script() -> Script:
 
 
 def settle_script() -> Script:
-    """settle.lua behind what it shares with store.lua; the shebang needs Redis 7.0 and has full or read-only servers refuse
-    a run before it starts."""
-    return Script.of("#!lua\n" + _text("store.lua").split(_MAIN)[0] + _text("settle.lua"))
+    """settle.lua behind rate.lua and what it shares with store.lua; the shebang needs Redis 7.0 and has full or read-only
+    servers refuse a run before it starts."""
+    return Script.of("#!lua\n" + _text("store.lua").split(_MAIN)[0] + _text("rate.lua") + _text("settle.lua"))
+
+
+def claim_script() -> Script:
+    """claim.lua behind rate.lua: claim what the rate limit grants; any Redis from 6.0."""
+    return Script.of(_text("rate.lua") + _text("claim.lua"))
+
+
+def touch_script() -> Script:
+    """touch.lua: something for WAIT to confirm."""
+    return Script.of(_text("touch.lua"))
 
 
 def reap_script() -> Script:

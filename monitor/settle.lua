@@ -1,11 +1,14 @@
 -- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
--- `store` comes from store.lua, which is put before this text.
+-- `store` comes from store.lua, `open_window` and its like from rate.lua; both are put before this text.
 --
 -- KEYS[1]  the stream
+-- KEYS[2]  only under a rate limit: its window (see rate.lua)
 -- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many trace contexts to
---          return at the most, what becomes of the fields that hold them (keep | drop), how many id fields (n), the n id
---          fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
--- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were }:
+--          return at the most, what becomes of the fields that hold them (keep | drop), entries a second, how many id fields
+--          (n), the n id fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less
+--          than hundreds
+-- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were,
+--          how long (ms) the rate limit grants no more, 0 if it did not end the run }:
 --          of the ids the first `taken` were taken up; the first list names what was not stored: `kept`, `superseded`
 --          (acknowledged all the same), `gone` (deleted from the stream while pending), `lost` (someone else took or
 --          acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
@@ -19,7 +22,8 @@
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local min_idle_ms, prefix, on_conflict = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local run_s, most_traces, keeps_trace_fields = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7]), ARGV[8] == 'keep'
-local first_id_field, id_field_count = 10, tonumber(ARGV[9])
+local rate_limit = tonumber(ARGV[9])
+local first_id_field, id_field_count = 11, tonumber(ARGV[10])
 
 local ids = {}
 for id in string.gmatch(ARGV[first_id_field + id_field_count], '%S+') do ids[#ids + 1] = id end
@@ -106,6 +110,7 @@ end
 
 local done, named = {}, {}
 local taken, refusal, refused_what = 0, nil, 'do the write'
+local claimed, allowed = 0, #ids -- what the rate limit counts: entries that were stored, kept, superseded or at fault
 
 local function acknowledge()
   for first = 1, #done, 1000 do
@@ -121,6 +126,7 @@ end
 -- Kept out of the others' and our own reach for another min idle; JUSTID leaves the delivery count as it was.
 local function refuse(id, reason)
   redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
+  claimed = claimed + 1
   name(id, reason)
 end
 
@@ -168,6 +174,7 @@ local function settle(id, fields)
   if type(outcome) ~= 'table' then
     if outcome ~= 'stored' then name(id, outcome) end
     done[#done + 1] = id
+    claimed = claimed + 1
     return true
   end
   local code = code_of(outcome)
@@ -211,7 +218,7 @@ end
 
 -- Settle from `first` on, up to CHUNK entries; returns where to go on, or nil if the run is to end.
 local function settle_chunk(first)
-  local last = math.min(first + CHUNK - 1, #ids)
+  local last = math.min(first + CHUNK - 1, #ids, first + allowed - claimed - 1)
   local rows = look_up(pending_rows, first, last)
   local found, read_to, is_heavy = read_ahead(first, last)
   for i = first, read_to do
@@ -226,11 +233,23 @@ local function settle_chunk(first)
     end
     taken = taken + 1
   end
-  return not time_is_up(is_heavy) and read_to < #ids and read_to + 1 or nil
+  return not time_is_up(is_heavy) and read_to < #ids and claimed < allowed and read_to + 1 or nil
+end
+
+local window
+if KEYS[2] then
+  window = open_window(KEYS[2])
+  if window.err then return window end
+  allowed = math.min(rate_limit - window.taken, #ids)
+  if allowed <= 0 then return { 0, {}, {}, 0, wait_ms(window) } end
+  local failure = charge(window, allowed)
+  if failure then return failure end
 end
 
 local at = 1
 while at do at = settle_chunk(at) end
 acknowledge()
+if window then settle_up(window, allowed, claimed, clock and 1000 * (clock() - started) or 0) end
 if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
-return { taken, named, traces, more_traces }
+local is_limited = window and claimed == allowed and taken < #ids
+return { taken, named, traces, more_traces, is_limited and wait_ms(window) or 0 }

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from redis.exceptions import ResponseError
 
 from monitor.pending import PendingEntry
+from monitor.rate import rate_key
 from monitor.report import Outcome
 from monitor.scripts import Script, probe_script, settle_script
 from shared.redis_client import Argument, RedisLink
@@ -53,6 +54,8 @@ class Batch:
     """The trace contexts that entries carried, if spans are sent; at most MOST_LINKS."""
     more_traces: int = 0
     """How many more entries carried one."""
+    wait_s: float = 0.0
+    """How long the rate limit grants nothing for the entries behind ``taken``; 0: it did not end the batch."""
 
 
 class Settle(Protocol):
@@ -94,7 +97,12 @@ class ScriptSettle:
         self._link = link
         self._telemetry = telemetry
         self._script: Script = settle_script()
-        self._stream = settings.stream
+        self._keys: tuple[Argument, ...] = (settings.stream,)
+        if settings.rate_limit:
+            self._keys += (rate_key(settings),)
+            # Ids of more than a second's entries would travel for nothing.
+            self.LARGEST = min(self.LARGEST, settings.rate_limit)
+            self.batch_size = min(self.batch_size, settings.rate_limit)
         self._head: tuple[Argument, ...] = (
             settings.group,
             settings.consumer,
@@ -104,6 +112,7 @@ class ScriptSettle:
             self.RUN_MS,
             telemetry.most_links,
             "keep" if settings.keep_trace_fields else "drop",
+            settings.rate_limit,
             len(settings.id_fields),
             *settings.id_fields,
         )
@@ -112,13 +121,14 @@ class ScriptSettle:
         ids = [entry.entry_id for entry in entries]
         try:
             with self._telemetry.settle(len(ids)):
-                reply = await self._script.run(self._link, (self._stream,), (*self._head, b" ".join(ids)))
+                reply = await self._script.run(self._link, self._keys, (*self._head, b" ".join(ids)))
         except ResponseError as error:
             if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
                 raise ScriptNotAllowed(_reason(error)) from None
             raise
         batch = self._read(entries, *reply)
-        self._adapt(len(entries), batch.taken)
+        if not batch.wait_s:
+            self._adapt(len(entries), batch.taken)
         return batch
 
     def _read(
@@ -128,8 +138,9 @@ class ScriptSettle:
         named: list[bytes],
         traces: list[bytes],
         more_traces: int,
+        wait_ms: int,
     ) -> Batch:
-        batch = Batch(taken)
+        batch = Batch(taken, wait_s=wait_ms / 1000)
         batch.traces, batch.more_traces = list(zip(traces[::2], traces[1::2], strict=True)), more_traces
         outcomes = dict(zip(named[::2], named[1::2], strict=True))
         batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]

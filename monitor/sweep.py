@@ -245,6 +245,7 @@ class Sweep:
             consumers_removed=self._removed,
             reasons=tally.reasons(),
             error=None if self._course.error is None else str(self._course.error),
+            rate_limited=self._batches is not None and self._batches.rate_limited,
         )
 
 

@@ -16,11 +16,18 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final, TypeAlias
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, ConnectionError, MovedError, RedisError, TimeoutError
+from redis.exceptions import (
+    AskError,
+    ConnectionError,
+    MovedError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
 
 from shared.errors import RedisRefused
 from shared.redis_client import Argument, Command, Reply, ServerLink
@@ -84,17 +91,9 @@ class Topology:
     def owner(self, slot: int) -> Address | None:
         return self._owners[slot]
 
-    @cached_property
-    def tags(self) -> tuple[str, ...]:
-        """For each primary the smallest number that, as a hash tag, lies in one of its slots."""
-        tags: dict[Address, str] = {}
-        for number in itertools.count():
-            owner = self._owners[key_slot(b"%d" % number)]
-            if owner is not None:
-                tags.setdefault(owner, str(number))
-            if len(tags) == len(self.replicas):
-                return tuple(tags.values())
-        raise AssertionError("unreachable")
+    def tag_in(self, primary: Address) -> str:
+        """The smallest number that, as a hash tag, lies in one of the primary's slots."""
+        return next(str(number) for number in itertools.count() if self.owner(key_slot(b"%d" % number)) == primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +145,6 @@ class ClusterLink:
             # One that is out of reach answers for itself, when it is asked to run the script.
             if isinstance(outcome, BaseException) and not isinstance(outcome, (ConnectionError, TimeoutError)):
                 raise outcome
-
-    async def shard_tags(self) -> tuple[str, ...]:
-        return (await self.topology()).tags
 
     async def reconnect(self) -> None:
         self._is_stale = True
@@ -235,7 +231,9 @@ class ClusterLink:
                     if isinstance(reply, AskError):
                         routes[at] = self._redirected(route, reply)
             if not routes:
-                break
+                return replies
+        for at in routes:
+            replies[at] = TryAgainError("TRYAGAIN redirected too often")  # the servers do not agree yet
         return replies
 
     async def _routes(self, commands: Sequence[Command]) -> dict[int, _Route]:
@@ -260,7 +258,11 @@ class ClusterLink:
             replies = [error] * len(commands)
         else:
             self._silent.discard(route.address)
-        return replies[1::2] if route.is_asking else replies
+        if not route.is_asking:
+            return replies
+        # Where ASKING itself was refused, the command behind it was only sent back.
+        pairs = zip(replies[::2], replies[1::2], strict=True)
+        return [asked if isinstance(asked, ResponseError) else reply for asked, reply in pairs]
 
     def _redirected(self, route: _Route, reply: AskError) -> _Route:
         is_asking = not isinstance(reply, MovedError)

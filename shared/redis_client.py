@@ -78,13 +78,6 @@ class RedisLink(Protocol):
     async def load_script(self, text: str) -> None:
         """SCRIPT LOAD, on every server that may be asked to run it."""
 
-    async def shard_tags(self) -> tuple[str, ...]:
-        """For each shard of a cluster a hash tag that lies in it; none for a single server.
-
-        Raises:
-            redis.exceptions.RedisError: no server could tell.
-        """
-
     async def reconnect(self) -> None:
         """Drop every connection: the next command goes out on a new one."""
 
@@ -163,9 +156,6 @@ class ServerLink:
 
     async def load_script(self, text: str) -> None:
         await self.call("SCRIPT", "LOAD", text)
-
-    async def shard_tags(self) -> tuple[str, ...]:
-        return ()
 
     async def reconnect(self) -> None:
         await self._client.connection_pool.disconnect()

@@ -55,6 +55,7 @@ DEFAULTS: dict[str, str | None] = {
     "REAP_KEEP": "",
     "ACK_REPLICAS": "auto",
     "KEEP_TRACE_FIELDS": "false",
+    "RECOVERY_RATE_LIMIT": "0",
 }
 """Every variable that is read, with its default; the README's table is held to this by a test."""
 
@@ -75,6 +76,7 @@ ITEM_KEYS: dict[str, str] = {
     "reap_keep": "REAP_KEEP",
     "ack_replicas": "ACK_REPLICAS",
     "keep_trace_fields": "KEEP_TRACE_FIELDS",
+    "rate_limit": "RECOVERY_RATE_LIMIT",
 }
 """The key of an item of STREAMS → the flat variable whose value it has instead, for that stream."""
 MOST_PARTITIONS = 128
@@ -152,6 +154,8 @@ class StreamSettings:
     reap_keep: tuple[str, ...]
     keep_trace_fields: bool
     """Whether an entry's ``traceparent`` and ``tracestate`` are stored in its hash like any other field."""
+    rate_limit: int = 0
+    """Entries a second that all janitors of the group together may take up; 0: any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +311,7 @@ class _Reader:
             reap_keep=tuple(part.strip() for part in self._text("REAP_KEEP").split(",") if part.strip()),
             # A field that makes the key belongs to the data.
             keep_trace_fields=self._read("KEEP_TRACE_FIELDS", _flag, False) or not TRACE_FIELDS.isdisjoint(id_fields),
+            rate_limit=self._read("RECOVERY_RATE_LIMIT", _whole(0, 10**6), 0),
         )
 
     def _dead_letter_stream(self, stream: str) -> str | None:

@@ -42,10 +42,38 @@ REAP: Final = "ACL SETUSER stream_janitor +xinfo|consumers +xgroup|delconsumer +
 REPLICAS: Final = "ACL SETUSER stream_janitor +wait"
 """ACK_REPLICAS above 0."""
 
+CONFIRMED: Final = "ACL SETUSER stream_janitor ~tweet:* +hscan +evalsha +script|load"
+"""ACK_REPLICAS above 0, or a cluster with replicas, together with ON_CONFLICT newer or keep."""
+
+CLUSTER: Final = "ACL SETUSER stream_janitor +cluster|slots +asking +wait"
+"""REDIS_CLUSTER. On every server, replicas too: users are not replicated."""
+
+CLUSTER_INDEX: Final = "ACL SETUSER stream_janitor ~tweets-index{*} +ft._list"
+"""REDIS_CLUSTER where each shard has an index of its own. Without +ft._list an index may be made twice after resharding."""
+
 TELEMETRY: Final = "ACL SETUSER stream_janitor +xinfo|groups +xlen"
 """Where telemetry is on; without it the group's lag and the number of dead letters are not told."""
 
-LINES: Final = (SCRIPT, GATHER, DEAD_LETTERS, INDEX, NEWER, KEEP, REAP, REPLICAS, TELEMETRY)
+RATE_LIMIT: Final = (
+    "ACL SETUSER stream_janitor ~{tweets_stream}:rate:* +hgetall +hincrby +hdel +expire +evalsha +script|load"
+)
+"""RECOVERY_RATE_LIMIT above 0. The key of a stream with a hash tag, such as ``tweets:{3}``, begins with the stream's name."""
+
+LINES: Final = (
+    SCRIPT,
+    GATHER,
+    DEAD_LETTERS,
+    INDEX,
+    NEWER,
+    KEEP,
+    REAP,
+    REPLICAS,
+    CONFIRMED,
+    CLUSTER,
+    CLUSTER_INDEX,
+    TELEMETRY,
+    RATE_LIMIT,
+)
 
 
 def for_redis_6(line: str) -> str:

@@ -14,7 +14,7 @@ import redis
 import shared.redis_client
 from demo.redis import RedisServer
 from monitor.report import SweepReport
-from monitor.scripts import reap_script, settle_script, store_script
+from monitor.scripts import claim_script, reap_script, settle_script, store_script, touch_script
 from shared.settings import Settings
 from tests import acl
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
@@ -288,7 +288,7 @@ def test_no_line_gives_more_than_named_commands_and_keys() -> None:
 
 
 def test_scripts_call_nothing_that_no_line_names() -> None:
-    texts = [settle_script().text, store_script().text, reap_script().text]
+    texts = [script().text for script in (settle_script, store_script, reap_script, claim_script, touch_script)]
     called = {name.lower() for text in texts for name in re.findall(r"redis\.p?call\('(\w+)'", text)}
     rights = {rule.strip("+").split("|")[0] for line in acl.LINES for rule in acl.words(line) if rule[0] == "+"}
     assert called <= rights

@@ -153,7 +153,7 @@ SHAPES: list[tuple[tuple[str, ...], str, set[str]]] = [
         {
             "dry_run", "stream", "group", "pending", "candidates", "processed", "kept", "superseded", "dead_lettered",
             "failed", "deleted", "lost_race", "unknown", "unsearchable", "duration_s", "complete",
-            "oldest_pending_age_s", "settle_mode", "index", "consumers_removed", "reasons", "error",
+            "oldest_pending_age_s", "settle_mode", "index", "consumers_removed", "reasons", "error", "rate_limited",
         },
     ),
     (("consumers", "ls"), "consumer", {"stream", "group", "name", "pending", "idle_s", "oldest_pending_age_s"}),

@@ -65,7 +65,7 @@ def grant(raw: redis.Redis) -> Iterator[Grant]:
 
 
 def all_rights(scene: Scene, by_script: bool = True, **changes: str) -> list[str]:
-    rights = needed(scene.settings(**changes).streams[0], by_script, False, INDEX)
+    rights = needed(scene.settings(**changes).streams[0], by_script, False, (scene.index,))
     connecting = ("+hello", "+client|setinfo", "+client|setname", "+ping")
     # EXISTS of a few keys: how a script finds out whether it reaches them (monitor/probe.lua)
     return [f"~{scene.stream}*", *connecting, "+exists", *(f"+{right.name}" for right in rights)]
@@ -147,7 +147,7 @@ async def test_each_missing_right_is_found(healthy: Scene, server: RedisServer, 
     """One user for each right that is taken away; the answer is that one right and no other."""
     changes = {"ON_CONFLICT": "newer", "REAP_CONSUMERS_AFTER_SEC": "60", "ACK_REPLICAS": "1"}
     settings = healthy.settings(**changes).streams[0]
-    rights = needed(settings, True, False, INDEX)
+    rights = needed(settings, True, False, (healthy.index,))
     asking = ["+acl|whoami", "+acl|dryrun"] if may_ask else []
     keys_before = healthy.keys()
     for name in sorted({right.name for right in rights}):
@@ -159,7 +159,7 @@ async def test_each_missing_right_is_found(healthy: Scene, server: RedisServer, 
 
 @pytest.mark.parametrize("may_ask", [True, False], ids=["dryrun", "harmless forms"])
 async def test_a_missing_key_is_found(healthy: Scene, server: RedisServer, grant: Grant, may_ask: bool) -> None:
-    rights = needed(healthy.settings().streams[0], True, False, INDEX)
+    rights = needed(healthy.settings().streams[0], True, False, (healthy.index,))
     own = [right for right in all_rights(healthy) if not right.startswith("~")]
     keys = (f"~{healthy.stream}", f"~{healthy.stream}:dead*", f"~{healthy.index}")
     found = await _missing(server, grant(*own, *keys, *(["+acl|whoami", "+acl|dryrun"] if may_ask else [])), rights)

@@ -20,13 +20,14 @@ import pytest
 from redis.asyncio import Redis
 from rich.console import Console
 
+from demo.bursts import bursts
 from demo.check import check_run
-from demo.names import GROUP, STREAM
+from demo.examples import TWEETS
+from demo.examples.tweets import QUERIES
 from demo.plan import BadPlan, make_plan
 from demo.printable import padded, printable, shortened
 from demo.processor import FlakyProcessor
-from demo.producer import bursts
-from demo.queries import QUERIES, Answer
+from demo.queries import Answer, Query
 from demo.redis import RedisServer, _free_port
 from demo.scene import Scene, Tick
 from demo.screen import PlainFace, picture
@@ -35,6 +36,7 @@ from demo.tweets import NotTweets, Tweet, made_up, read_tweets
 from shared.schedule import fires
 
 ROOT = Path(__file__).resolve().parent.parent
+STREAM, GROUP = TWEETS.stream.stream, TWEETS.stream.group
 PRODUCTION = {"REDIS_HOST": "production.invalid:6380", "REDIS_PASSWORD": "secret", "STREAM_NAME": "theirs"}
 
 
@@ -122,7 +124,7 @@ async def ended_run(tmp_path: Path) -> Any:
             for tweet in tweets:
                 await client.xadd(STREAM, dict(tweet.fields()))
                 await client.hset(f"tweet:{tweet.id}", mapping=dict(tweet.fields()))
-            scene = Scene("here", 1.0, produced=len(tweets))
+            scene = Scene(TWEETS, "here", 1.0, produced=len(tweets))
             scene.ticks.append(Tick(1, 0.0, 0.1, None, ({"processed": 3, "line": "a report"},), ()))
             yield client, scene, tweets
 
@@ -315,8 +317,9 @@ def test_a_processor_always_fails_on_its_first_entry_and_then_on_about_a_fifth()
     class Client:
         def hset(self, *arguments: Any, **more: Any) -> None: ...
         def xack(self, *arguments: Any) -> None: ...
+        def register_script(self, text: str) -> None: ...
 
-    processor = FlakyProcessor(Client(), "p", 0.2, 0.0, random.Random(1))  # type: ignore[arg-type]
+    processor = FlakyProcessor(Client(), TWEETS, "p", 0.0, random.Random(1))  # type: ignore[arg-type]
     processor._process(b"1-0", {b"id": b"1"})
     assert (processor.stored, processor.failed) == (0, 1)
     for _ in range(2000):
@@ -325,7 +328,7 @@ def test_a_processor_always_fails_on_its_first_entry_and_then_on_about_a_fifth()
 
 
 def test_a_plan_leaves_time_for_the_tick_that_comes_last() -> None:
-    plan = make_plan(None, None, 1, "*/20 * * * * *", None, 75.0)
+    plan = make_plan(TWEETS, None, None, 1, "*/20 * * * * *", None, 75.0)
     assert 40 <= plan.production_s <= 50
     assert plan.expected_s <= 75
     assert 5 <= plan.min_idle_s <= 10
@@ -334,7 +337,7 @@ def test_a_plan_leaves_time_for_the_tick_that_comes_last() -> None:
 def test_a_plan_gives_all_tweets_of_a_file_their_time(tmp_path: Path) -> None:
     file = tmp_path / "tweets.json"
     file.write_text(json.dumps([status(number) for number in range(1, 101)]))
-    plan = make_plan(file, None, 1, "*/20 * * * * *", None, 75.0)
+    plan = make_plan(TWEETS, file, None, 1, "*/20 * * * * *", None, 75.0)
     assert plan.rate * plan.production_s == pytest.approx(100)
     assert plan.limit_s > 1e6
 
@@ -343,7 +346,7 @@ def test_a_plan_without_any_tweet_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tweets.json"
     file.write_text(json.dumps([status(1)]))
     with pytest.raises(BadPlan, match="no tweets in the language 'ja'"):
-        make_plan(file, "ja", 1, "*/20 * * * * *", None, 75.0)
+        make_plan(TWEETS, file, "ja", 1, "*/20 * * * * *", None, 75.0)
 
 
 # --- the timer host ---------------------------------------------------------------------------------------------
@@ -408,7 +411,7 @@ def test_shortened_text_is_one_line_of_at_most_so_many_cells() -> None:
 
 
 def scene_of(name: str) -> Scene:
-    scene = Scene("127.0.0.1:1", 75.0, produced=10)
+    scene = Scene(TWEETS, "127.0.0.1:1", 75.0, produced=10)
     scene.consumer(name).pending = 3
     scene.happened(name)
     scene.ticks.append(Tick(1, time.time(), 0.1, name, ({"line": name, "processed": 3},), (name,)))
@@ -451,4 +454,4 @@ def test_live_picture_fits_the_terminal(height: int) -> None:
     ],
 )
 def test_queries_are_printed_as_one_types_them(query: str, typed: str) -> None:
-    assert Answer(query, 0, ()).typed == typed
+    assert Answer(Query(query), "tweets-index", 0, ()).typed == typed

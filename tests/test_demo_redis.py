@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import demo.redis
+from demo.examples import TWEETS
 from demo.outside import clean, outside_server
 from demo.redis import NoServer, PortTaken, RedisServer, ServerFailed, find_server
 
@@ -212,7 +213,8 @@ def test_an_outside_server_is_left_as_empty_as_it_was() -> None:
         client.xadd("tweets_stream", {"id": "1"})
         client.hset("tweet:1", "id", "1")
         client.execute_command("FT.CREATE", "tweets-index", "PREFIX", 1, "tweet:", "SCHEMA", "id", "TEXT")
-        clean(outside, ("tweets_stream",))
+        client.xadd("tweets_stream:dead", {"id": ""})
+        clean(outside, TWEETS.stream)
         assert outside_server(server.url) == outside
 
 

@@ -79,7 +79,9 @@ def test_example_settings_hold_no_secret(values: dict[str, str]) -> None:
     assert "AccountKey" not in json.dumps(values)
 
 
-@pytest.mark.parametrize("name", [".venv", "tests", "demo", "bench", "local.settings.example.json", "__pycache__"])
+@pytest.mark.parametrize(
+    "name", [".venv", "tests", "demo", "bench", "examples", "local.settings.example.json", "__pycache__"]
+)
 def test_funcignore_lists_itself_what_the_tool_does_not_know_of(name: str) -> None:
     lines = (ROOT / ".funcignore").read_text().split()
     assert name in {line.rstrip("/") for line in lines}

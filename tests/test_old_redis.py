@@ -153,6 +153,17 @@ async def test_more_entries_than_a_page_and_a_batch_are_walked_through(old_scene
     assert (report.processed, report.complete, old_scene.pending()) == (250, True, 0)
 
 
+async def test_the_rate_limit_holds(old_scene: Scene, sweep: Sweeper) -> None:
+    """The sweep ends before its first window does."""
+    old_scene.add_tweets(20)
+    old_scene.abandon()
+    settings = old_scene.settings(RECOVERY_RATE_LIMIT="5", SWEEP_BUDGET_SEC="1")
+    report = await sweep(settings)
+    assert (report.processed, report.complete, report.error, report.rate_limited) == (5, False, None, True)
+    assert min(int(row[2]) for row in old_scene.pending_rows()) >= 60_000
+    assert old_scene.pending() == 15
+
+
 async def test_dead_consumers_are_removed(old_scene: Scene, sweep: Sweeper) -> None:
     old_scene.add_tweets(1)
     old_scene.deliver("dead")

@@ -46,7 +46,7 @@ def test_the_required_variables_alone_give_the_documented_defaults() -> None:
     assert (stream.min_idle_ms, stream.hash_prefix, stream.id_fields) == (10_000, "tweet:", ("id",))
     assert (stream.index_name, stream.index_schema) == ("tweets-index", tuple(DEFAULT_SCHEMA.split()))
     assert (stream.settle_mode, stream.on_conflict, stream.max_attempts) == ("auto", "overwrite", 10)
-    assert (stream.dead_letter_stream, stream.ack_replicas) == ("tweets_stream:dead", 0)
+    assert (stream.dead_letter_stream, stream.ack_replicas) == ("tweets_stream:dead", None)
     assert (stream.reap_after_ms, stream.reap_keep, stream.keep_trace_fields) == (0, (), False)
 
 
@@ -207,6 +207,7 @@ BAD = {
     "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
+    "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",

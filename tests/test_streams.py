@@ -65,7 +65,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     values = {
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
-        "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True,
+        "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -74,6 +74,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.index_schema, stream.settle_mode, stream.on_conflict) == (("a", "TEXT"), "gather", "newer")
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
+    assert stream.rate_limit == 50
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

@@ -64,11 +64,15 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
         rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
     if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms:
         rights += SCRIPTS
-    if settings.ack_replicas or (cluster and settings.ack_replicas is None):
+    if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
+        if settings.on_conflict != "overwrite":
+            rights.append(Right("hscan", hash_name, ("HSCAN", key, NO_NUMBER), "ACK_REPLICAS"))
     if cluster:
         rights += CLUSTER
     for_index = [right for name in index_names for right in _for_index(name)]
+    if len(index_names) > 1:
+        for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
     return rights + _for_dead_letters(settings) + for_index + _for_reaping(settings)
 
 
@@ -81,7 +85,6 @@ SCRIPTS: Final = [
 CLUSTER: Final = [
     Right("cluster|slots", "", ("CLUSTER", "SLOTS"), "finding the shards"),
     Right("asking", "", ("ASKING",), "following a slot that is being moved"),
-    Right("command|info", "", ("COMMAND", "INFO", "FT.CREATE"), "finding out whether an index spans the shards"),
 ]
 
 
