@@ -6,22 +6,21 @@ import asyncio
 import itertools
 import os
 import signal
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import redis
 from redis.crc import key_slot
 
 from demo.cluster import ClusterNode, RedisCluster
 from monitor.janitor import Janitor
-from shared.cluster import ClusterLink, key_of
+from shared.cluster import ClusterLink
 from shared.settings import Settings
 from tests.faults.runner import Case, Make, Row, Stage, Sweeper, aftermath, sweep
-from tests.faults.worlds import OLD_MS, World, client, new_world
+from tests.faults.worlds import OLD_MS, World, new_world
+from tests.sharded import client_of
 
 HEALTHY = 24
 """Enough for hashes on every shard and for several batches."""
@@ -30,55 +29,6 @@ SHARD_TIMES = {
     "SWEEP_BUDGET_SEC": "12",  # the sweep is still on when the replica is promoted
 }
 _names = itertools.count(1)
-
-
-class EachMaster:
-    """The suite's own look at a cluster, with as much of a client as a world uses: each command at its key's master."""
-
-    def __init__(self, cluster: RedisCluster) -> None:
-        self._cluster = cluster
-        self._clients: dict[int, redis.Redis] = {}
-        self._commands: list[tuple[Any, ...]] = []
-
-    def pipeline(self, transaction: bool) -> EachMaster:
-        assert not transaction
-        self._commands = []
-        return self
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    def execute(self, raise_on_error: bool) -> list[Any]:
-        assert not raise_on_error
-        by_port: dict[int, list[int]] = defaultdict(list)
-        masters = self._cluster.masters()
-        for at, command in enumerate(self._commands):
-            slot = key_slot(_key_of(command))
-            by_port[next(node.port for node, slots in masters.items() if any(slot in part for part in slots))].append(
-                at
-            )
-        replies: list[Any] = [None] * len(self._commands)
-        for port, places in by_port.items():
-            pipeline = self._client(port).pipeline(transaction=False)
-            for at in places:
-                pipeline.execute_command(*self._commands[at])
-            for at, reply in zip(places, pipeline.execute(raise_on_error=False), strict=True):
-                replies[at] = reply
-        return replies
-
-    def _client(self, port: int) -> redis.Redis:
-        if port not in self._clients:
-            self._clients[port] = client(port)
-        return self._clients[port]
-
-    def close(self) -> None:
-        for looking in self._clients.values():
-            looking.close()
-
-
-def _key_of(command: Sequence[Any]) -> bytes:
-    key = command[-2] if command[0] == "XREADGROUP" else key_of(command)
-    return key if isinstance(key, bytes) else str(key).encode()
 
 
 # --- the janitor, watched ---------------------------------------------------------------------------------------------------
@@ -112,6 +62,10 @@ class Watched:
 # --- a master is killed -----------------------------------------------------------------------------------------------------
 
 
+STORING = frozenset(("HSET", "EVALSHA", "EVAL"))
+"""How gather stores by one rule or the other; a place calls all of them HSET."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Whose master is killed, and where in the sweep."""
@@ -123,6 +77,10 @@ class Place:
     behind: str = ""
     """Only once this command was sent."""
     mode: str = "gather"
+
+    @property
+    def commands(self) -> frozenset[str]:
+        return STORING if self.command == "HSET" else frozenset((self.command,))
 
     def __str__(self) -> str:
         behind = f" behind {self.behind}" if self.behind else ""
@@ -145,12 +103,17 @@ PLACES = (
     Place("letters", "XADD", after=True, mode="script"),
     Place("letters", "XADD", after=False, mode="script"),
 )
-CASES = tuple((place, is_behind) for is_behind in (True, False) for place in PLACES)
-"""And whether the replica is behind: the few that `make test` plays are those where the most can go wrong."""
+CASES = (
+    *((place, "overwrite", True) for place in PLACES),
+    *((place, "keep", True) for place in PLACES if place.victim == "hashes"),
+    *((place, "newer", False) for place in PLACES),
+)
+"""The place, the rule, and whether the replica is behind; first those where the most can go wrong."""
+WORLDS = {(place.mode, rule) for place, rule, _ in CASES}
 
 
 @dataclass(frozen=True, slots=True)
-class Sharded:
+class ShardedWorld:
     """A world on a cluster, and on which shard its parts lie."""
 
     world: World
@@ -163,7 +126,7 @@ class Sharded:
         return stream if part == "stream" else letters
 
 
-def _sharded(cluster: RedisCluster, looking: EachMaster, mode: str, **changes: str) -> Sharded:
+def _world_on(cluster: RedisCluster, mode: str, rule: str) -> ShardedWorld:
     """Gather: stream, dead letters and some hashes on three shards; script: all on one, by a common hash tag."""
     names = (f"f{os.getpid()}-shard{number}" for number in _names)
     if mode == "script":
@@ -171,8 +134,15 @@ def _sharded(cluster: RedisCluster, looking: EachMaster, mode: str, **changes: s
     else:
         stream = next(name for name in names if cluster.master_of(name) is not cluster.master_of(f"{name}:dead"))
     naming = {"STREAM_NAME": stream, "HASH_PREFIX": f"{stream}:t:", "INDEX_SCHEMA": "off", "REDIS_CLUSTER": "true"}
-    world = new_world(looking, cluster.port, mode, "overwrite", **{**SHARD_TIMES, **naming, **changes})  # type: ignore[arg-type]
-    return Sharded(world, cluster)
+    world = new_world(client_of(cluster), cluster.port, mode, rule, **{**SHARD_TIMES, **naming})
+    return ShardedWorld(world, cluster)
+
+
+def _seed(world: World) -> None:
+    """A bit of everything, and second versions of some ids in batches to come: kept or superseded they write nothing."""
+    world.seed_a_bit_of_everything(HEALTHY)
+    if world.on_conflict != "overwrite":
+        world.abandon([world.tweet(number) for number in range(HEALTHY // 2)])
 
 
 class Kill:
@@ -187,9 +157,13 @@ class Kill:
     async def tell(self, sent: Sent, after: bool) -> None:
         port, names = sent
         place = self._place
-        is_there = place.command in names and port == self._port and (not place.behind or place.behind in self._seen)
+        is_there = (
+            not names.isdisjoint(place.commands)
+            and port == self._port
+            and (not place.behind or place.behind in self._seen)
+        )
         if after:
-            self._seen |= names
+            self._seen |= names | ({"HSET"} if names & STORING else set())
         if is_there and after is place.after:
             self.count += 1
             if self.count == self._at:
@@ -205,25 +179,25 @@ def _fall_behind(master: ClusterNode, replica: ClusterNode) -> None:
 
 async def master_killed(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
     """The cluster promotes the replica in the midst of the sweep; what was acknowledged has to be there."""
-    with RedisCluster(search=False) as cluster, closing(EachMaster(cluster)) as looking:
-        worlds = {mode: _sharded(cluster, looking, mode) for mode in ("gather", "script")}
-        for place, is_behind in itertools.islice(itertools.cycle(CASES), count):
-            case = await _master_killed_at(worlds[place.mode], make, place, is_behind)
+    with RedisCluster(search=False) as cluster:
+        worlds = {(mode, rule): _world_on(cluster, mode, rule) for mode, rule in WORLDS}
+        for place, rule, is_behind in itertools.islice(itertools.cycle(CASES), count):
+            case = await _master_killed_at(worlds[place.mode, rule], make, place, is_behind)
             if case is not None:
                 yield case
 
 
-async def _master_killed_at(sharded: Sharded, make: Make, place: Place, is_behind: bool) -> Case | None:
+async def _master_killed_at(sharded: ShardedWorld, make: Make, place: Place, is_behind: bool) -> Case | None:
     """None if a sweep like this one never comes to that place."""
     world, cluster = sharded.world, sharded.cluster
     victim = sharded.master(place.victim)
     port = victim.port if place.command != "XACK" else sharded.master("stream").port
     whole = Kill(place, port, 0, lambda: None)
-    world.seed_a_bit_of_everything(HEALTHY)
+    _seed(world)
     await sweep(world, Watched(make, whole.tell))
     if not whole.count:
         return None
-    world.seed_a_bit_of_everything(HEALTHY)
+    _seed(world)
     await asyncio.to_thread(cluster.wait_until_ok)
     replica = cluster.replica_of(victim)
     label = f"{place}, its replica {'behind' if is_behind else 'in step'}"
@@ -280,7 +254,7 @@ class Moves:
         return left
 
 
-def _steps(sharded: Sharded) -> list[Callable[[], object]]:
+def _steps(sharded: ShardedWorld) -> list[Callable[[], object]]:
     """The stream's slot, the dead letters' and those of some hashes move: all are begun, some keys go, all are finished."""
     world, cluster = sharded.world, sharded.cluster
     hashes = [world.key(entry) for entry in world.entries[: HEALTHY : HEALTHY // HASHES_MOVED]]
@@ -302,14 +276,14 @@ def _elsewhere(cluster: RedisCluster, slot: int) -> ClusterNode:
 
 async def slots_moved(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
     """Resharding goes on during the sweep: it follows every redirect, loses nothing, and has nothing to report."""
-    with RedisCluster(search=False) as cluster, closing(EachMaster(cluster)) as looking:
-        worlds = [_sharded(cluster, looking, mode) for mode in ("gather", "auto")]
+    with RedisCluster(search=False) as cluster:
+        worlds = [_world_on(cluster, mode, "newer") for mode in ("gather", "auto")]
         for number, sharded in enumerate(itertools.islice(itertools.cycle(worlds), count)):
             world = sharded.world
-            world.seed_a_bit_of_everything(HEALTHY)
+            _seed(world)
             whole = Moves([], 0)
             await sweep(world, Watched(make, whole.tell))
-            world.seed_a_bit_of_everything(HEALTHY)
+            _seed(world)
             moves = Moves(_steps(sharded), whole.count)
             report = await sweep(world, Watched(make, moves.tell))
             left = moves.finish()
@@ -325,10 +299,10 @@ ROWS = [
         "a cluster's master killed mid-sweep, its replica behind or in step",
         "shard",
         master_killed,
-        full=28,
+        full=len(CASES),
         quick=3,
         control={"no_wait": True},
-        control_full=10,
+        control_full=12,
         control_quick=2,
     ),
     Row(
@@ -338,7 +312,7 @@ ROWS = [
         full=60,
         quick=4,
         control={"one_pipeline": True, "no_redirects": True},
-        control_full=10,
+        control_full=12,
         control_quick=2,
     ),
 ]
