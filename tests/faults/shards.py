@@ -19,7 +19,7 @@ from monitor.janitor import Janitor
 from shared.cluster import ClusterLink
 from shared.settings import Settings
 from tests.faults.runner import Case, Make, Row, Stage, Sweeper, aftermath, sweep
-from tests.faults.worlds import OLD_MS, World, new_world
+from tests.faults.worlds import OLD_MS, Kind, World, new_world
 from tests.sharded import client_of
 
 HEALTHY = 24
@@ -28,6 +28,8 @@ SHARD_TIMES = {
     "MIN_IDLE_TIME_SEC": str(OLD_MS // 1000 - 10),  # a case takes seconds: nothing young may grow old meanwhile
     "SWEEP_BUDGET_SEC": "12",  # the sweep is still on when the replica is promoted
 }
+MORE_THAN_BUFFERS = 64_000_000
+"""In bytes; Linux holds up to 36 MB between two processes if asked for no more than usual."""
 _names = itertools.count(1)
 
 
@@ -127,9 +129,9 @@ class ShardedWorld:
 
 
 def _world_on(cluster: RedisCluster, mode: str, rule: str) -> ShardedWorld:
-    """Gather: stream, dead letters and some hashes on three shards; script: all on one, by a common hash tag."""
+    """For gather stream, dead letters and some hashes lie on three shards, else all on one by a common hash tag."""
     names = (f"f{os.getpid()}-shard{number}" for number in _names)
-    if mode == "script":
+    if mode != "gather":
         stream = f"{{{next(names)}}}"
     else:
         stream = next(name for name in names if cluster.master_of(name) is not cluster.master_of(f"{name}:dead"))
@@ -138,11 +140,10 @@ def _world_on(cluster: RedisCluster, mode: str, rule: str) -> ShardedWorld:
     return ShardedWorld(world, cluster)
 
 
-def _seed(world: World) -> None:
-    """A bit of everything, and second versions of some ids in batches to come: kept or superseded they write nothing."""
-    world.seed_a_bit_of_everything(HEALTHY)
-    if world.on_conflict != "overwrite":
-        world.abandon([world.tweet(number) for number in range(HEALTHY // 2)])
+def _store_all_but_acknowledge_none(world: World) -> None:
+    """As a consumer that then crashed: where the hash is kept, the sweep has nothing to write that WAIT could confirm."""
+    healthy = {world.key(entry): entry for entry in world.entries if entry.kind is Kind.HEALTHY}
+    world.must(*(("HSET", key, *entry.fields) for key, entry in healthy.items()))
 
 
 class Kill:
@@ -171,10 +172,13 @@ class Kill:
                 self.has_come.set()
 
 
-def _fall_behind(master: ClusterNode, replica: ClusterNode) -> None:
-    """From here on the replica gets nothing: stopped, so that it does not come back, and cut off, so that no buffer fills."""
+def _fall_behind(cluster: RedisCluster, master: ClusterNode, replica: ClusterNode) -> None:
+    """The replica stays connected, but gets nothing of what is written from here on, before its master is gone."""
     os.kill(replica.server.pid, signal.SIGSTOP)
-    assert master.call("CLIENT", "KILL", "TYPE", "replica") == 1
+    # Fills the buffers of the system on the way to it: what follows stays in the master's memory.
+    master.call(
+        "EVAL", "redis.call('SET', KEYS[1], string.rep('x', ARGV[1]))", 1, cluster.tag_on(master), MORE_THAN_BUFFERS
+    )
 
 
 async def master_killed(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
@@ -193,18 +197,20 @@ async def _master_killed_at(sharded: ShardedWorld, make: Make, place: Place, is_
     victim = sharded.master(place.victim)
     port = victim.port if place.command != "XACK" else sharded.master("stream").port
     whole = Kill(place, port, 0, lambda: None)
-    _seed(world)
+    world.seed_a_bit_of_everything(HEALTHY)
     await sweep(world, Watched(make, whole.tell))
     if not whole.count:
         return None
-    _seed(world)
+    world.seed_a_bit_of_everything(HEALTHY)
     await asyncio.to_thread(cluster.wait_until_ok)
     replica = cluster.replica_of(victim)
     label = f"{place}, its replica {'behind' if is_behind else 'in step'}"
     kill = Kill(place, port, (whole.count + 1) // 2, lambda: cluster.kill(victim))
     try:
         if is_behind:
-            _fall_behind(victim, replica)
+            _fall_behind(cluster, victim, replica)
+        if world.on_conflict == "keep":
+            _store_all_but_acknowledge_none(world)
         # REDIS_HOST is the victim's: the others are known from it.
         running = asyncio.ensure_future(sweep(world, Watched(make, kill.tell), victim.port))
         reached = asyncio.ensure_future(kill.has_come.wait())
@@ -280,10 +286,10 @@ async def slots_moved(stage: Stage, make: Make, count: int) -> AsyncIterator[Cas
         worlds = [_world_on(cluster, mode, "newer") for mode in ("gather", "auto")]
         for number, sharded in enumerate(itertools.islice(itertools.cycle(worlds), count)):
             world = sharded.world
-            _seed(world)
+            world.seed_a_bit_of_everything(HEALTHY)
             whole = Moves([], 0)
             await sweep(world, Watched(make, whole.tell))
-            _seed(world)
+            world.seed_a_bit_of_everything(HEALTHY)
             moves = Moves(_steps(sharded), whole.count)
             report = await sweep(world, Watched(make, moves.tell))
             left = moves.finish()
