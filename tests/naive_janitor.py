@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, RedisError, ResponseError
 
 from monitor.dead_letter import PROVENANCE
 from monitor.report import Outcome, SweepReport
 from monitor.scripts import store_script
-from shared.redis_client import Argument, Command, Reply, ServerLink, raise_first, within
+from shared.cluster import ClusterLink
+from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, open_link, raise_first, within
 from shared.retry import explained
 from shared.settings import Settings, StreamSettings
 
@@ -43,6 +44,8 @@ class Flaws:
     """ON_CONFLICT=newer or not, it replaces what is there."""
     no_wait: bool = False
     """ACK_REPLICAS or not, it never waits."""
+    no_redirects: bool = False
+    """In a cluster a slot is for ever where it was at first."""
     no_deadline: bool = False
     """Waits for a reply for as long as it takes."""
     hides_errors: bool = False
@@ -62,6 +65,14 @@ def naive(**switches: bool) -> Callable[[Settings], NaiveJanitor]:
     return make
 
 
+class Unredirected(ClusterLink):
+    """Takes a redirect for the command's error."""
+
+    async def _sent_to(self, route: Any, commands: Sequence[Command], replicas: int) -> list[Reply]:
+        replies = await super()._sent_to(route, commands, replicas)
+        return [ResponseError(str(reply)) if isinstance(reply, AskError) else reply for reply in replies]
+
+
 class NaiveJanitor:
     """Sweeps the first stream that the settings name: everything at once, no retries."""
 
@@ -71,10 +82,11 @@ class NaiveJanitor:
         self._stream: StreamSettings = settings.streams[0]
         timeout_s = LONGEST_S if flaws.no_deadline else settings.budget_s
         self._timeout_s = timeout_s
-        self._link = ServerLink(settings.redis, settings.concurrency, timeout_s)
+        self._link: RedisLink = open_link(settings.redis, settings.concurrency, timeout_s)
+        if flaws.no_redirects:
+            self._link = Unredirected(settings.redis, settings.concurrency, timeout_s)
         self._script = store_script()
-        replicas = 0 if flaws.no_wait else self._stream.ack_replicas
-        self._wait: list[Command] = [("WAIT", replicas, 1000)] if replicas else []
+        self._replicas = 0 if flaws.no_wait else self._stream.ack_replicas
         self._counts: Counter[Outcome] = Counter()
 
     async def tick(self) -> tuple[SweepReport, ...]:
@@ -138,12 +150,9 @@ class NaiveJanitor:
         sound = [entry for entry in entries if self._id_of(entry[1])]
         await self._quarantine([entry for entry in entries if not self._id_of(entry[1])])
         commands = [self._store_command(*entry) for entry in sound]
-        replies = await self._link.pipelined([*commands, *self._wait])
-        is_confirmed = not self._wait or replies.pop() >= self._stream.ack_replicas
+        replies = await self._link.written(commands, self._replicas)
         stored = [
-            entry_id
-            for (entry_id, _), reply in zip(sound, replies, strict=True)
-            if is_confirmed and not isinstance(reply, Exception)
+            entry_id for (entry_id, _), reply in zip(sound, replies, strict=True) if not isinstance(reply, Exception)
         ]
         self._raise_refusal(replies)
         wrong = [entry for entry, reply in zip(sound, replies, strict=True) if isinstance(reply, RedisError)]
@@ -156,9 +165,10 @@ class NaiveJanitor:
             values = [self._stream.stream, self._stream.group, entry_id, "naive", 1, "naive", 0]
             provenance: list[Argument] = [part for pair in zip(PROVENANCE, values, strict=True) for part in pair]
             letter: Command = ("XADD", str(self._stream.dead_letter_stream), "*", *provenance, *fields)
-            replies = await self._link.pipelined([letter, *self._wait])
-            raise_first(replies)
-            if not self._flaws.ack_first and (not self._wait or replies[-1] >= self._stream.ack_replicas):
+            (reply,) = await self._link.written([letter], self._replicas)
+            if isinstance(reply, RedisError):
+                raise reply
+            if not self._flaws.ack_first and not isinstance(reply, TooFewReplicas):
                 await self._link.call("XACK", self._stream.stream, self._stream.group, entry_id)
             self._counts[Outcome.DEAD_LETTERED] += 1
 

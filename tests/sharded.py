@@ -48,8 +48,16 @@ class Pipeline:
     def execute_command(self, *command: Any) -> None:
         self._commands.append(command)
 
-    def execute(self) -> list[Any]:
-        return [self._execute(*command) for command in self._commands]
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        return [self._reply(command, raise_on_error) for command in self._commands]
+
+    def _reply(self, command: tuple[Any, ...], raise_on_error: bool) -> Any:
+        try:
+            return self._execute(*command)
+        except redis.ResponseError as error:
+            if raise_on_error:
+                raise
+            return error
 
 
 def client_of(cluster: RedisCluster) -> redis.Redis:

@@ -43,8 +43,8 @@ def look(world: World) -> Seen:
     for at in range(0, len(keys), MOST_KEYS_AT_ONCE):
         some = keys[at : at + MOST_KEYS_AT_ONCE]
         for key, reply in zip(some, world.run(*(("HGETALL", key) for key in some)), strict=True):
-            if isinstance(reply, list) and reply:
-                hashes[key] = dict(zip(reply[::2], reply[1::2], strict=True))
+            if isinstance(reply, (list, dict)) and reply:  # the latter where it comes by RESP3
+                hashes[key] = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
     return Seen(pending, _by_source(letters), hashes)
 
 

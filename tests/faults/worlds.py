@@ -125,7 +125,8 @@ class World:
         """An empty stream with its group; nothing of what was there."""
         keys = {self.key(entry) for entry in self.entries} | set(self.existing)
         self.must(
-            ("DEL", self.stream, self.dead_stream, f"{self.dead_stream}:attempts", *keys),
+            # One by one: in a cluster they lie in several slots.
+            *(("DEL", key) for key in (self.stream, self.dead_stream, f"{self.dead_stream}:attempts", *keys)),
             ("XGROUP", "CREATE", self.stream, GROUP, "0", "MKSTREAM"),
         )
         self.entries, self.reports, self.has_untold_sweeps, self.existing = [], [], False, {}
