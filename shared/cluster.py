@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import (
     AskError,
+    ClusterDownError,
     ConnectionError,
     MovedError,
     RedisError,
@@ -149,11 +150,11 @@ class ClusterLink:
 
     async def reconnect(self) -> None:
         self._is_stale = True
-        for server in self._servers.values():
+        for server in list(self._servers.values()):
             await server.reconnect()
 
     async def close(self) -> None:
-        for server in self._servers.values():
+        for server in list(self._servers.values()):
             await server.close()
 
     # --- where things are -------------------------------------------------------------------------------------------------
@@ -171,7 +172,16 @@ class ClusterLink:
                     self._topology = await self._asked_for_topology()
                     self._has_replicas = self._has_replicas or any(self._topology.replicas.values())
                     self._is_stale = False
+                    await self._forget_the_dead(self._topology)
         return self._topology
+
+    async def _forget_the_dead(self, topology: Topology) -> None:
+        """Servers that are gone for good must not pile up: those out of reach that serve nothing any more."""
+        for address in self._silent - {self._seed, *topology.primaries}:
+            self._silent.discard(address)
+            server = self._servers.pop(address, None)
+            if server is not None:
+                await server.close()
 
     async def _asked_for_topology(self) -> Topology:
         known = list({self._seed, *self._servers, *(self._topology.primaries if self._topology else ())})
@@ -188,7 +198,9 @@ class ClusterLink:
                 failure = error
             else:
                 self._silent.discard(address)
-                return _topology_of(rows, address)
+                if rows:
+                    return _topology_of(rows, address)
+                failure = ClusterDownError("CLUSTERDOWN this server knows no other and serves no slot")
         assert failure is not None
         raise failure
 
@@ -231,6 +243,8 @@ class ClusterLink:
                     replies[at] = reply
                     if isinstance(reply, AskError):
                         routes[at] = self._redirected(route, reply)
+                    elif isinstance(reply, ClusterDownError):
+                        self._is_stale = True
             if not routes:
                 return replies
         for at in routes:

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from redis.auth.token import SimpleToken, TokenInterface
 from redis.crc import key_slot
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from demo.cluster import ClusterNode, RedisCluster
 from demo.redis import RedisServer
@@ -286,6 +286,8 @@ async def test_an_index_whose_slot_moved_is_replaced_and_one_that_can_be_used_is
         assert set(indexes.names) > set(before[1:])
         assert len(indexes.names) == 3
         assert sum(cluster.master_of(n).call("FT.INFO", n)[b"num_docs"] for n in indexes.names) == 90
+        ran = await asyncio.to_thread(piped, shards.environment, "doctor")
+        assert f"{before[0]} is out of reach since its slot moved" in ran.out
     finally:
         cluster.move_slot(slot, home)
 
@@ -686,6 +688,26 @@ async def test_one_token_logs_in_at_every_server(
     await janitor.close()
     for node in cluster.nodes:
         node.call("ACL", "DELUSER", "identity")
+
+
+# --- what a link remembers ----------------------------------------------------------------------------------------------------
+
+
+async def test_servers_that_are_gone_are_forgotten_and_a_server_that_knows_nobody_is_not_believed(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper
+) -> None:
+    with RedisServer(search=False, arguments=("--cluster-enabled", "yes")) as alone:
+        link = link_of(sweep.janitor(shards.settings()))
+        nowhere = ("127.0.0.1", 1)
+        await link.ask(("127.0.0.1", alone.port), "PING")
+        for _ in range(20):  # in an order of their own each time
+            link._is_stale = True
+            assert len((await link.topology()).primaries) == 3
+    with pytest.raises(ConnectionError):
+        await link.ask(nowhere, "PING")
+    link._note(nowhere, ConnectionError())
+    await link.topology()
+    assert nowhere not in link._servers
 
 
 # --- set-ups that are wrong -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from monitor.scripts import settle_script
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 from shared.retry import FAULTS, Deadline, Fault, code_of, explained, fault_of, is_entrys_own, persist
 from tests.conftest import Scene, raw_client
@@ -216,3 +217,13 @@ def test_an_error_is_explained_without_quoting_it(error: Exception, kind: type[J
     assert isinstance(said, kind)
     assert text in str(said)
     assert not re.search("canary", str(said), re.IGNORECASE)
+
+
+NOT_INSIDE_A_SCRIPT = {"CONNECTION", "TIMEOUT", "TLS", "NOAUTH", "WRONGPASS", "NOSCRIPT", "UNBLOCKED", "NOGROUP"}
+"""What an HSET that a script calls cannot answer."""
+
+
+def test_settle_lua_holds_the_same_refusals_as_the_table() -> None:
+    (table,) = re.findall(r"SERVER_REFUSES = \{(.*?)\}", settle_script().text, re.DOTALL)
+    in_script = set(re.findall(r"(\w+) = true", table))
+    assert in_script == {code for code, fault in FAULTS.items() if fault is not Fault.ENTRY} - NOT_INSIDE_A_SCRIPT

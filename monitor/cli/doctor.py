@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from redis.crc import key_slot
 from redis.exceptions import RedisError
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
 from monitor.settle import script_is_allowed
+from monitor.shard_indexes import shard_indexes
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.redis_client import RedisLink, Reply
@@ -182,6 +184,8 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
         _index(findings, stream, search, index)
+        if isinstance(link, ClusterLink) and index.status != OFF:
+            await _left_behind(findings, link, stream)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
@@ -252,6 +256,14 @@ async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: Strea
         return
     told = f"{length:,} there" if isinstance(length, int) else "how many are there this user may not see (XLEN)"
     findings.ok("dead letters", f"{dead}: {told}", stream=stream.stream)
+
+
+async def _left_behind(findings: Findings, link: ClusterLink, stream: StreamSettings) -> None:
+    for name in (await shard_indexes(link, stream.index_name)).left_behind:
+        findings.problem(
+            "index", f"{name} is out of reach since its slot moved to another shard, and goes on indexing: to drop it, move "
+            f"slot {key_slot(name.encode())} back, FT.DROPINDEX {name}, and move the slot again", stream=stream.stream,
+        )  # fmt: skip
 
 
 def _rate_limit(findings: Findings, stream: StreamSettings) -> None:
