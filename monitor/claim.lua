@@ -4,29 +4,42 @@
 -- KEYS[1]  the stream
 -- KEYS[2]  the window (see rate.lua); in a cluster it has to lie in the stream's slot
 -- ARGV     group, consumer, min idle (ms), entries a second, then the entry ids in ascending order
--- Returns  { tried, wait (ms), { claimed id, … } }: of the ids the first `tried` were claimed or are out of reach, by now
+-- Returns  { tried, wait (ms), { lost id, … } }: of the ids the first `tried` were claimed, but for those that are lost, by now
 --          another's or acknowledged, which costs nothing; the others were not touched, idle time included, and nothing is
 --          granted before `wait` is over. An error: nothing was claimed.
 -- No shebang line, so it runs on Redis 6.0 too.
 
-local FIRST_ID = 5
+local FIRST_ID, LAST_ID = 5, #ARGV
 local window = open_window(KEYS[2])
 if window.err then return window end
-local granted = math.min(tonumber(ARGV[4]) - window.taken, #ARGV - FIRST_ID + 1)
+local granted = math.min(tonumber(ARGV[4]) - window.taken, LAST_ID - FIRST_ID + 1)
 if granted <= 0 then return { 0, wait_ms(window), {} } end
 local failure = charge(window, granted)
 if failure then return failure end
 
-local claimed, first = {}, FIRST_ID
-while first <= #ARGV and #claimed < granted and not failure do
-  local last = math.min(first + granted - #claimed - 1, #ARGV)
-  local words = { unpack(ARGV, first, last) }
-  words[#words + 1] = 'JUSTID' -- the caller has the fields, and the delivery count stays as it is
-  local reply = redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], unpack(words))
-  if reply.err then failure = reply end
-  for _, id in ipairs(reply) do claimed[#claimed + 1] = id end
+local claimed, lost, first = 0, {}, FIRST_ID
+
+-- Claim the ids from `first` to `last`; JUSTID, as the caller has the fields, and the delivery count stays as it is.
+local function claim(last)
+  local behind = ARGV[last + 1]
+  ARGV[last + 1] = 'JUSTID' -- in place: a copy of the ids would cost as much as everything else here
+  local reply = redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], unpack(ARGV, first, last + 1))
+  ARGV[last + 1] = behind
+  if reply.err then return reply end
+  claimed = claimed + #reply
+  if #reply == last - first + 1 then return end
+  local ours = {}
+  for _, id in ipairs(reply) do ours[id] = true end
+  for i = first, last do
+    if not ours[ARGV[i]] then lost[#lost + 1] = ARGV[i] end
+  end
+end
+
+while first <= LAST_ID and claimed < granted and not failure do
+  local last = math.min(first + granted - claimed - 1, LAST_ID)
+  failure = claim(last)
   first = last + 1
 end
-settle_up(window, granted, #claimed, 0)
+settle_up(window, granted, claimed, 0)
 if failure then return failure end
-return { first - FIRST_ID, first <= #ARGV and wait_ms(window) or 0, claimed }
+return { first - FIRST_ID, first <= LAST_ID and wait_ms(window) or 0, lost }

@@ -135,14 +135,14 @@ class GatherSettle:
         with self._telemetry.claim(len(ids)):
             if settings.rate_limit:
                 keys = (settings.stream, rate_key(settings))
-                tried, wait_ms, claimed = await self._claim_script.run(
+                tried, wait_ms, lost = await self._claim_script.run(
                     self._link, keys, (*head, settings.rate_limit, *ids)
                 )
                 batch.wait_s = wait_ms / 1000
-            else:
-                # JUSTID: the fields are here already, and the delivery count stays as it is.
-                tried, claimed = len(ids), await self._link.call("XCLAIM", settings.stream, *head, *ids, "JUSTID")
-        return tried, set(claimed)
+                return tried, set(ids[:tried]).difference(lost)
+            # JUSTID: the fields are here already, and the delivery count stays as it is.
+            claimed = await self._link.call("XCLAIM", settings.stream, *head, *ids, "JUSTID")
+        return len(ids), set(claimed)
 
     def _to_store(self, fields: list[bytes], batch: Batch) -> list[bytes]:
         """The fields that the hash gets: without those of the producer's trace, which the batch notes."""

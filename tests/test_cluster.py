@@ -21,6 +21,7 @@ from demo.cluster import ClusterNode, RedisCluster
 from demo.redis import RedisServer
 from monitor.index import index_names
 from monitor.janitor import Janitor
+from monitor.rate import rate_key
 from monitor.scripts import store_script
 from monitor.shard_indexes import shard_indexes
 from monitor.store import Store
@@ -533,6 +534,25 @@ async def test_the_channels_shard_is_told_wherever_the_entries_lie(
     listener.close()
     assert (report.settle_mode, report.processed) == (settled_by, 60)
     assert sorted(told) == sorted(scene.hashes())
+
+
+# --- the rate limit -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settled_by", ["gather", "script"])
+async def test_the_windows_key_lies_in_the_streams_slot_and_holds(
+    cluster: RedisCluster, request: pytest.FixtureRequest, sweep: Sweeper, settled_by: str
+) -> None:
+    """The sweep ends before its first window does."""
+    scene: Scene = request.getfixturevalue("shards" if settled_by == "gather" else "tagged")
+    scene.add_tweets(60)
+    scene.abandon()
+    settings = scene.settings(INDEX_SCHEMA="off", RECOVERY_RATE_LIMIT="20", SWEEP_BUDGET_SEC="1.25")
+    report = await sweep(settings)
+    assert (report.settle_mode, report.processed, report.complete, report.error) == (settled_by, 20, False, None)
+    key = rate_key(settings.streams[0])
+    assert key_slot(key.encode()) == key_slot(scene.stream.encode())
+    assert scene.raw.execute_command("EXISTS", key) == 1
 
 
 # --- rights -----------------------------------------------------------------------------------------------------------------
