@@ -19,14 +19,14 @@ from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
 from bench.machine import describe_machine
 from bench.methods import COMPARED
-from bench.plans import FULL, GROWING, QUICK, Plan
+from bench.plans import FULL, GROWING, LIMITED_OR_NOT, QUICK, Plan
 from bench.prepared import PreparedFiles
-from bench.results import FOLDER, GROWTH, MAIN, Results
+from bench.results import FOLDER, GROWTH, MAIN, RATE_LIMIT, Results
 from bench.rounds import Round, run_round
 from bench.table import tables
 from demo.redis import NoServer
 
-PARTS = ("methods", "growth", "idle", "cold")
+PARTS = ("methods", "growth", "rate-limit", "idle", "cold")
 
 
 def main() -> None:
@@ -52,6 +52,8 @@ def _measure(results: Results, plan: Plan, options: argparse.Namespace) -> None:
             results.rounds.extend(_compare_methods(files, plan, options.methods))
         if "growth" in options.only:
             results.rounds.extend(_grow(files, plan, options.methods))
+        if "rate-limit" in options.only:
+            results.rounds.extend(_limit_rate(files, plan))
         if "idle" in options.only:
             _tell(f"ticks with nothing to do, up to {plan.idle_pending:,} pending")
             results.idle_ticks = measure_idle_ticks(files, plan.idle_pending, plan.idle_ticks)
@@ -74,6 +76,13 @@ def _grow(files: PreparedFiles, plan: Plan, methods: Iterable[str]) -> Iterator[
             for indexed in (True, False):
                 for method in _rotated(growing, number):
                     yield from _told(run_round(files, GROWTH, method, indexed, entries, number))
+
+
+def _limit_rate(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
+    """Not indexed: the less the server has to do for an entry, the more the limit weighs."""
+    for number in range(plan.rate_limit_rounds):
+        for method in _rotated(list(LIMITED_OR_NOT), number):
+            yield from _told(run_round(files, RATE_LIMIT, method, False, plan.rate_limit_entries, number))
 
 
 def _rotated(methods: list[str], number: int) -> list[str]:
@@ -99,10 +108,14 @@ def _tell(text: str) -> None:
 def _plan(options: argparse.Namespace) -> Plan:
     plan = FULL if options.full else QUICK
     if options.entries:
-        plan = dataclasses.replace(plan, entries=dict.fromkeys(COMPARED, options.entries))
+        plan = dataclasses.replace(
+            plan, entries=dict.fromkeys(COMPARED, options.entries), rate_limit_entries=options.entries
+        )
     if options.rounds:
         rounds = options.rounds
-        plan = dataclasses.replace(plan, rounds=rounds, slow_rounds=rounds, growth_rounds=rounds)
+        plan = dataclasses.replace(
+            plan, rounds=rounds, slow_rounds=rounds, growth_rounds=rounds, rate_limit_rounds=rounds
+        )
     return plan
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from bench.idle_ticks import IdleTicks
 from bench.markdown import markdown_table
 from bench.prepared import Seed
-from bench.results import GROWTH, MAIN, Results, Summary
+from bench.results import GROWTH, MAIN, RATE_LIMIT, Results, Summary
 
 SMALL, LARGE = 10_000, 1_000_000
 
@@ -38,7 +38,14 @@ class Goal:
 
 
 def check_goals(results: Results) -> list[Goal]:
-    return [*_rates(results), *_growth(results), *_bystander(results), *_idle(results), *_cold(results)]
+    return [
+        *_rates(results),
+        *_growth(results),
+        *_rate_limit(results),
+        *_bystander(results),
+        *_idle(results),
+        *_cold(results),
+    ]
 
 
 def goals_table(goals: list[Goal]) -> str:
@@ -104,6 +111,15 @@ def _growth(results: Results) -> list[Goal]:
         Goal("script, rate at 1M ÷ at 10k, not indexed", _ratio(_rate(large), _rate(small)), 0.85, True),
         Goal("peak client memory at 1M ÷ at 10k, worst", max(peak_ratios, default=None), 1.2, False),
     ]
+
+
+def _rate_limit(results: Results) -> list[Goal]:
+    goals = []
+    for mode in ("script", "gather"):
+        free, limited = (results.summary(RATE_LIMIT, method, False) for method in (mode, f"{mode}-limited"))
+        ratio = _ratio(limited.seconds, free.seconds) if free and limited else None
+        goals.append(Goal(f"{mode}, time under a rate limit that does not bite ÷ without", ratio, 1.05, False))
+    return goals
 
 
 def _bystander(results: Results) -> list[Goal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OURS_AND_LIMIT = ("limit", "script", "gather")
+LIMITED_OR_NOT = ("script", "script-limited", "gather", "gather-limited")
 GROWING = ("limit", "script")
 """Whose rate is looked at as the list grows; more would take an hour."""
 
@@ -22,6 +23,8 @@ class Plan:
     idle_pending: int
     idle_ticks: int
     cold_starts: int
+    rate_limit_entries: int
+    rate_limit_rounds: int
 
     def rounds_of(self, method: str) -> int:
         return self.rounds if method in OURS_AND_LIMIT else self.slow_rounds
@@ -44,6 +47,8 @@ QUICK = Plan(
     idle_pending=200_000,
     idle_ticks=9,
     cold_starts=9,
+    rate_limit_entries=30_000,
+    rate_limit_rounds=3,
 )
 
 FULL = Plan(
@@ -63,4 +68,6 @@ FULL = Plan(
     idle_pending=1_000_000,
     idle_ticks=15,
     cold_starts=15,
+    rate_limit_entries=100_000,
+    rate_limit_rounds=7,
 )

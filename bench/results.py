@@ -13,7 +13,7 @@ from bench.idle_ticks import IdleTicks
 from bench.rounds import Round
 
 FOLDER = Path(__file__).parent / "results"
-MAIN, GROWTH = "methods", "growth"
+MAIN, GROWTH, RATE_LIMIT = "methods", "growth", "rate-limit"
 
 
 @dataclass(slots=True)

@@ -13,13 +13,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 import redis
 from rich.console import Console
 from rich.text import Text
 
+from demo.cluster import RedisCluster
 from demo.example import Example
 from demo.examples import EXAMPLES
+from demo.examples.tweets import TWEETS
 from demo.outside import OutsideServer, clean, outside_server
 from demo.pipeline import Outcome, RunFailed, run
 from demo.plan import BadPlan, Plan, make_plan
@@ -31,7 +34,10 @@ from demo.screen import shown
 from demo.tweets import NotTweets
 from demo.wire import SERVER_VARIABLE
 
+Server: TypeAlias = RedisServer | RedisCluster | OutsideServer
+
 DEFAULT_SECONDS = 75.0
+FAILOVER_S = 6.0
 DEFAULT_SCHEDULE = "*/20 * * * * *"
 SHORT_SECONDS, SHORT_SCHEDULE = 9.0, "*/2 * * * * *"
 INTERRUPTED = 130
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         plan = _plan(options)
-        with _server(options.port, plan.example, keep=options.keep) as server:
+        with _server(options.port, plan.example, options.cluster, keep=options.keep) as server:
             return _run_on(server, plan, console, keep=options.keep)
     except (BadPlan, NotTweets, NoServer, ServerFailed, RunFailed, OSError, redis.RedisError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -72,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--schedule", help=f"default: '{DEFAULT_SCHEDULE}'")
     parser.add_argument("--rate", type=_positive, help="entries a second, on average (default: 100)")
     parser.add_argument("--port", type=int, help="the server's port on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--cluster", action="store_true", help="a Redis Cluster of six, and one of its masters dies")
     parser.add_argument("--keep", action="store_true", help="leave the server up until Ctrl-C")
     parser.add_argument("--seed", type=int, default=1, help="of made-up tweets and failures (default: 1)")
     return parser
@@ -100,9 +107,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _server(port: int | None, example: Example, keep: bool) -> Iterator[RedisServer | OutsideServer]:
-    """The server for this run: the user's own if DEMO_REDIS_URL names one, or one that is started."""
+def _server(port: int | None, example: Example, is_cluster: bool, keep: bool) -> Iterator[Server]:
+    """The server for this run: the user's own if DEMO_REDIS_URL names one, or one that is started, or a cluster."""
     url = os.environ.get(SERVER_VARIABLE)
+    if is_cluster:
+        _refuse_what_no_cluster_can(example, url)
+        with RedisCluster(port=port) as cluster:
+            yield cluster
+        return
     if not url:
         with RedisServer(port=port) as server:
             yield server
@@ -117,8 +129,16 @@ def _server(port: int | None, example: Example, keep: bool) -> Iterator[RedisSer
             clean(outside, example.stream)
 
 
-def _run_on(server: RedisServer | OutsideServer, plan: Plan, console: Console, keep: bool) -> int:
-    scene = Scene(plan.example, server.address, plan.expected_s)
+def _refuse_what_no_cluster_can(example: Example, url: str | None) -> None:
+    if url:
+        raise BadPlan(f"--cluster starts servers of its own, one of which is killed; {SERVER_VARIABLE} names another")
+    if example is not TWEETS:
+        raise BadPlan("--cluster is for the tweets: the other examples' checks need one server")
+
+
+def _run_on(server: Server, plan: Plan, console: Console, keep: bool) -> int:
+    failover_s = FAILOVER_S if isinstance(server, RedisCluster) else 0.0
+    scene = Scene(plan.example, server.address, plan.expected_s + failover_s)
     outcome = asyncio.run(_run_shown(server, plan, scene, console))
     _print_checks(outcome, console)
     _print_answers(outcome, plan.example, server.address, console)
@@ -129,9 +149,10 @@ def _run_on(server: RedisServer | OutsideServer, plan: Plan, console: Console, k
     return 0 if holds else 1
 
 
-async def _run_shown(server: RedisServer | OutsideServer, plan: Plan, scene: Scene, console: Console) -> Outcome:
+async def _run_shown(server: Server, plan: Plan, scene: Scene, console: Console) -> Outcome:
     async with shown(scene, console):
-        return await run(plan, server.url, server.environment, scene)
+        cluster = server if isinstance(server, RedisCluster) else None
+        return await run(plan, server.url, server.environment, scene, cluster)
 
 
 def _print_checks(outcome: Outcome, console: Console) -> None:
@@ -145,6 +166,9 @@ def _print_answers(outcome: Outcome, example: Example, address: str, console: Co
     for answer in outcome.answers:
         console.print()
         console.print(Text.assemble((f"{address}> ", "dim"), (answer.typed, "bold")), soft_wrap=True)
+        if answer.other_indexes:
+            others = ", ".join(answer.other_indexes)
+            console.print(Text(f"  and {others}, of the other shards", style="dim"), soft_wrap=True)
         console.print(Text(f"  {answer.total:,} found", style="green" if answer.total else "dim"))
         for key, fields in answer.hits:
             line = _hit_line(example, key, fields, console) if key else _group_line(fields)
@@ -184,9 +208,10 @@ def _story(scene: Scene) -> str:
     return f"{abandoned} them all back."
 
 
-def _keep_until_interrupted(server: RedisServer | OutsideServer, console: Console) -> None:
+def _keep_until_interrupted(server: Server, console: Console) -> None:
     host, _, port = server.address.rpartition(":")
-    line = f"redis-cli -p {port}" if host == "127.0.0.1" else f"redis-cli -h {host} -p {port}"
+    redis_cli = "redis-cli -c" if isinstance(server, RedisCluster) else "redis-cli"
+    line = f"{redis_cli} -p {port}" if host == "127.0.0.1" else f"{redis_cli} -h {host} -p {port}"
     console.print(f"\nThe server stays up until Ctrl-C. Look inside with: {line}", soft_wrap=True)
     with contextlib.suppress(KeyboardInterrupt):
         while True:

@@ -214,7 +214,8 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        return self.nodes[0].server.url
+        """For the demo's own programs; other clients want redis://."""
+        return f"redis+cluster://{self.address}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -260,6 +261,12 @@ class RedisCluster:
         """End it without warning (SIGKILL). A replica takes a master's place some time after the node timeout."""
         node.close()
         node.server.kill()
+
+    def wait_for_successor(self, master: ClusterNode) -> ClusterNode:
+        """The replica that took the killed master's place, once all living nodes know of it."""
+        replica = self.replica_of(master)
+        self.wait_until_ok()
+        return replica
 
     def revive(self, node: ClusterNode) -> None:
         """Start it again: same port, same folder, same node id.

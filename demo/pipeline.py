@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from redis.asyncio import Redis
 
 from demo.check import Check, count_pending
 from demo.children import Child, Facts
+from demo.cluster import RedisCluster
+from demo.clustered import observer_of
 from demo.example import Example
 from demo.names import PROCESSORS
 from demo.observe import observe
@@ -24,6 +28,8 @@ from demo.witness import Witness, watching
 LOOK_EVERY_S = 0.2
 KILL_AT = (0.45, 0.7)
 """When processors are killed: once this share of what is to be produced has been read."""
+LOSE_AT = 0.6
+"""When a cluster loses a master: likewise."""
 TICK_OVERDUE_S = 15.0
 
 
@@ -37,22 +43,24 @@ class Outcome:
     answers: tuple[Answer, ...]
 
 
-async def run(plan: Plan, url: str, environment: Mapping[str, str], scene: Scene) -> Outcome:
+async def run(
+    plan: Plan, url: str, environment: Mapping[str, str], scene: Scene, cluster: RedisCluster | None = None
+) -> Outcome:
     """Produce, process badly, let the janitor clean up, and check that nothing is missing.
 
-    `url` is the server for the pipeline's programs, `environment` the function app's way to the same server.
+    `url` is the server for the pipeline's programs, `environment` the function app's way to the same server;
+    a `cluster` loses a master on the way.
     Raises RunFailed; every process that was started has ended when this returns.
     """
     async with contextlib.AsyncExitStack() as stack:
-        # RESP2: replies of FT.SEARCH come as redis-cli shows them.
-        client = await stack.enter_async_context(Redis.from_url(url, protocol=2))
+        client = await stack.enter_async_context(observer_of(url))
         example = plan.example
         await client.xgroup_create(example.stream.stream, example.stream.group, id="0", mkstream=True)
         crew = Crew(plan, url, environment, scene)
         stack.push_async_callback(crew.end)
         await stack.enter_async_context(_looking(client, scene))
         async with _witnessed(client, scene):
-            await _production(client, crew, plan, scene)
+            await _production(client, crew, plan, scene, cluster)
             await _drain(client, crew, plan, scene)
             await crew.end()
         scene.phase = "checking"
@@ -180,14 +188,14 @@ async def _witnessed(client: Redis, scene: Scene) -> AsyncIterator[None]:
         yield
 
 
-async def _production(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
+async def _production(client: Redis, crew: Crew, plan: Plan, scene: Scene, cluster: RedisCluster | None) -> None:
     """Entries come in bursts and are read to the last one; on the way processors die with entries in their hands."""
     scene.phase = "producing"
     await crew.start_timer_hosts()
     for name in PROCESSORS:
         await crew.start_processor(name)
     await crew.start_producer()
-    killing = asyncio.create_task(_kill_on_the_way(crew, plan, scene))
+    killing = asyncio.create_task(_kill_on_the_way(crew, plan, scene, cluster))
     try:
         await _until(crew, _has_ended(crew.producer))
         if crew.producer is None or await crew.producer.wait() != 0:
@@ -199,20 +207,42 @@ async def _production(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> No
         await asyncio.gather(killing, return_exceptions=True)
 
 
-async def _kill_on_the_way(crew: Crew, plan: Plan, scene: Scene) -> None:
+async def _kill_on_the_way(crew: Crew, plan: Plan, scene: Scene, cluster: RedisCluster | None) -> None:
     """Progress decides when, not the clock: what is read at once may be read faster or slower than planned."""
     for victim, share in zip(PROCESSORS[1 : 1 + plan.example.faults.kills], KILL_AT, strict=False):
-        while _share_read(plan, scene) < share:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_EVERY_S)
+        await _until_read(share, plan, scene)
         await crew.kill_processor(victim)
         pending = scene.consumer(victim).pending
         scene.happened(f"{victim} was killed (SIGKILL) with {pending:,} entries pending")
 
+    if cluster:
+        await _until_read(LOSE_AT, plan, scene)
+        await _lose_a_master(cluster, scene)
 
-def _share_read(plan: Plan, scene: Scene) -> float:
-    """How much of all that is going to be produced was read so far."""
-    count = plan.expected_count if scene.phase == "producing" else scene.produced
-    return (scene.produced - scene.unread) / max(1, count)
+
+async def _lose_a_master(cluster: RedisCluster, scene: Scene) -> None:
+    """Kill the master that holds the stream; once its replica has taken its place, bring it back as that one's."""
+    master = await asyncio.to_thread(cluster.master_of, scene.example.stream.stream)
+    began = time.time()
+    scene.outage = (began, math.inf)
+    await asyncio.to_thread(cluster.kill, master)
+    scene.happened(f"{master.address}, the cluster's master with the stream, was killed (SIGKILL)")
+    successor = await asyncio.to_thread(cluster.wait_for_successor, master)
+    scene.happened(f"{successor.address}, its replica, took its place after {time.time() - began:.1f} s")
+    await asyncio.to_thread(cluster.revive, master)
+    await asyncio.to_thread(cluster.wait_until_ok)
+    scene.outage = (began, time.time())
+    scene.happened(f"{master.address} is back and follows {successor.address}")
+
+
+async def _until_read(share: float, plan: Plan, scene: Scene) -> None:
+    """Wait until so much of all that is going to be produced was read."""
+    while scene.produced - scene.unread < share * max(1, _expected_count(plan, scene)):  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _expected_count(plan: Plan, scene: Scene) -> float:
+    return plan.expected_count if scene.phase == "producing" else scene.produced
 
 
 async def _finish_reading(client: Redis, crew: Crew, plan: Plan, scene: Scene, killing: asyncio.Task[None]) -> None:

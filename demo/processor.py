@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import redis
 
+from demo.clustered import SureCluster, client_of
 from demo.example import Example
 from demo.examples import EXAMPLES
 from demo.wire import Stop, server_url, tell
@@ -78,7 +79,9 @@ class FlakyProcessor:
         if key_id is None:
             raise ValueError("an entry without its id fields: can_process has to refuse it")
         key, rule = self._settings.hash_prefix.encode() + key_id, self._settings.on_conflict
-        if rule == "overwrite":
+        if isinstance(self._client, SureCluster):
+            self._client.hset_surely(key, fields)
+        elif rule == "overwrite":
             self._client.hset(cast(Any, key), mapping=cast(Any, fields))
         else:
             self._store_by_rule(keys=[key], args=[rule, entry_id, *flat])
@@ -93,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chance = random.Random(f"{options.seed} {options.name}")
     try:
-        with redis.Redis.from_url(server_url()) as client:
+        with client_of(server_url()) as client:
             example = EXAMPLES[options.example]
             processor = FlakyProcessor(client, example, options.name, options.work_ms / 1000, chance)
             processor.run(Stop())

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import redis
 
+from demo.clustered import SureCluster, client_of
 from demo.example import Burst, Item, Production
 from demo.examples import EXAMPLES
 from demo.tweets import NotTweets
@@ -46,10 +47,7 @@ class Producer:
                 self._add(burst[start : start + PIPELINE_SIZE])
 
     def _add(self, items: list[Item]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for item in items:
-            pipeline.xadd(self._stream, cast(Any, item.fields))
-        entry_ids = pipeline.execute()
+        entry_ids = self._entry_ids_of(items)
         self._kinds.update(item.kind for item in items)
         for item in items:
             self._sums.update(item.amounts)
@@ -57,6 +55,15 @@ class Producer:
             (item.kind, entry_id.decode()) for item, entry_id in zip(items, entry_ids, strict=True) if item.is_named
         ]
         tell(produced=self._kinds.total(), kinds=self._kinds, sums=self._sums, named=named)
+
+    def _entry_ids_of(self, items: list[Item]) -> list[bytes]:
+        """Those that they were added under."""
+        if isinstance(self._client, SureCluster):
+            return self._client.xadd_surely(self._stream, [item.fields for item in items])
+        pipeline = self._client.pipeline(transaction=False)
+        for item in items:
+            pipeline.xadd(self._stream, cast(Any, item.fields))
+        return cast(list[bytes], pipeline.execute())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     example = EXAMPLES[options.example]
     production = Production(options.seed, options.rate, options.short, options.tweets, options.lang)
     try:
-        with redis.Redis.from_url(server_url()) as client:
+        with client_of(server_url()) as client:
             producer = Producer(client, example.stream.stream)
             producer.run(example.produce(production), options.seconds, Stop())
     except (NotTweets, OSError, redis.RedisError) as error:

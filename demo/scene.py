@@ -85,6 +85,8 @@ class Scene:
     ticks: list[Tick] = field(default_factory=list)
     next_due: float | None = None
     events: list[tuple[float, str]] = field(default_factory=list)
+    outage: tuple[float, float] | None = None
+    """From when to when, in seconds since the epoch, a cluster had lost a master."""
 
     @property
     def elapsed_s(self) -> float:
@@ -114,6 +116,15 @@ class Scene:
     def named_of(self, kind: str) -> set[str]:
         """The ids of the entries of this kind that the producer named."""
         return {entry_id for named, entry_id in self.named if named == kind}
+
+    def failed_ticks(self, in_outage: bool) -> int:
+        """How many ticks failed while the cluster had lost a master, or at other times.
+
+        What a tick could not do in an outage the next ones do.
+        """
+        start, end = self.outage or (0.0, 0.0)
+        failed = [tick for tick in self.ticks if tick.error]
+        return sum((tick.due < end and tick.due + tick.took_s > start) == in_outage for tick in failed)
 
     def consumer(self, name: str) -> Consumer:
         return self.consumers.setdefault(name, Consumer(name))

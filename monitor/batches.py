@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from monitor.course import Course
 from monitor.dead_letter import DeadLetters
 from monitor.gather import GatherSettle
 from monitor.index import RefusedDocuments
 from monitor.pending import PendingEntry
+from monitor.recovered import message, publish_command
 from monitor.report import Outcome, Tally
 from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
-from shared.errors import RedisRefused
+from shared.errors import JanitorError, RedisRefused
 from shared.redis_client import RedisLink
 from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
 from shared.settings import StreamSettings
@@ -57,6 +59,7 @@ class Batches:
         self._refused_documents = documents
         self._telemetry = telemetry
         self._settle: Settle | None = None
+        self._unpublished: Counter[str] = Counter()
         self.mode = "none"
         """script or gather; none while nothing was settled."""
         self.rate_limited = False
@@ -134,7 +137,27 @@ class Batches:
             raise
         span.took(batch.taken, batch.traces, batch.more_traces)
         await self._count(batch)
+        await self._tell(batch)
         return batch
+
+    async def _tell(self, batch: Batch) -> None:
+        """Tell RECOVERED_CHANNEL; everything is settled and counted by now, so nothing can fail."""
+        channel = self._settings.recovered_channel
+        if batch.recovered and channel is not None:
+            try:
+                command = publish_command(self._link.is_cluster)
+                await self._link.call(command, channel, message(self._settings, batch.recovered))
+            except (RedisError, JanitorError, OSError) as error:
+                self._unpublished[code_of(error)] += 1
+
+    def warn_of_unpublished(self) -> None:
+        """Say once what RECOVERED_CHANNEL was not told."""
+        if self._unpublished:
+            codes = ", ".join(f"{count} {code}" for code, count in sorted(self._unpublished.items()))
+            logger.warning(
+                "%s/%s: RECOVERED_CHANNEL was not told of %d batches (%s); the entries are settled all the same",
+                self._settings.stream, self._settings.group, self._unpublished.total(), codes,
+            )  # fmt: skip
 
     def _fall_back(self, code: str) -> Batch:
         if self._settings.settle_mode == "script":

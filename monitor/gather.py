@@ -124,6 +124,9 @@ class GatherSettle:
                     to_store.append((entry, self._prefix + key_id))
         if to_store:
             await self._acknowledge(await self._store(to_store, fields, batch), batch)
+        if self._settings.recovered_channel is not None:
+            stored = set(batch.stored)
+            batch.recovered = [key for entry, key in to_store if entry.entry_id in stored]
 
     async def _claim(self, ids: Sequence[bytes], batch: Batch) -> tuple[int, set[bytes]]:
         """How many of ``ids`` were tried, all unless the rate limit grants no more, and which of these are ours now."""

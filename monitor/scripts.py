@@ -67,9 +67,10 @@ def store_script() -> Script:
 
 
 def settle_script() -> Script:
-    """settle.lua behind rate.lua and what it shares with store.lua; the shebang needs Redis 7.0 and has full or read-only
-    servers refuse a run before it starts."""
-    return Script.of("#!lua\n" + _text("store.lua").split(_MAIN)[0] + _text("rate.lua") + _text("settle.lua"))
+    """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
+    run before it starts."""
+    shared = _text("store.lua").split(_MAIN)[0] + _text("rate.lua")
+    return Script.of("#!lua\n" + shared + _text("settle.lua"))
 
 
 def claim_script() -> Script:

@@ -4,11 +4,11 @@
 -- KEYS[1]  the stream
 -- KEYS[2]  only under a rate limit: its window (see rate.lua)
 -- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many trace contexts to
---          return at the most, what becomes of the fields that hold them (keep | drop), entries a second, how many id fields
---          (n), the n id fields, then the entry ids in ascending order, joined by spaces: one argument costs the client less
---          than hundreds
+--          return at the most, what becomes of the fields that hold them (keep | drop), entries a second, whether
+--          the keys of the stored hashes are to be returned (tell | ''), how many id fields (n), the n id fields, then the
+--          entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
 -- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were,
---          how long (ms) the rate limit grants no more, 0 if it did not end the run }:
+--          how long (ms) the rate limit grants no more, 0 if it did not end the run, { key of a stored hash, … } }:
 --          of the ids the first `taken` were taken up; the first list names what was not stored: `kept`, `superseded`
 --          (acknowledged all the same), `gone` (deleted from the stream while pending), `lost` (someone else took or
 --          acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
@@ -22,8 +22,8 @@
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local min_idle_ms, prefix, on_conflict = tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local run_s, most_traces, keeps_trace_fields = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7]), ARGV[8] == 'keep'
-local rate_limit = tonumber(ARGV[9])
-local first_id_field, id_field_count = 11, tonumber(ARGV[10])
+local rate_limit, tells_keys = tonumber(ARGV[9]), ARGV[10] == 'tell'
+local first_id_field, id_field_count = 12, tonumber(ARGV[11])
 
 local ids = {}
 for id in string.gmatch(ARGV[first_id_field + id_field_count], '%S+') do ids[#ids + 1] = id end
@@ -130,7 +130,7 @@ local function refuse(id, reason)
   name(id, reason)
 end
 
-local traces, more_traces = {}, 0
+local traces, more_traces, stored_keys = {}, 0, {}
 
 local function note_trace(parent, state)
   if parent == '' or #parent > LONGEST_TRACEPARENT or most_traces == 0 then return end
@@ -172,7 +172,11 @@ local function settle(id, fields)
   end
   local outcome = store(prefix .. key_id, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
-    if outcome ~= 'stored' then name(id, outcome) end
+    if outcome ~= 'stored' then
+      name(id, outcome)
+    elseif tells_keys then
+      stored_keys[#stored_keys + 1] = prefix .. key_id
+    end
     done[#done + 1] = id
     claimed = claimed + 1
     return true
@@ -241,7 +245,7 @@ if KEYS[2] then
   window = open_window(KEYS[2])
   if window.err then return window end
   allowed = math.min(rate_limit - window.taken, #ids)
-  if allowed <= 0 then return { 0, {}, {}, 0, wait_ms(window) } end
+  if allowed <= 0 then return { 0, {}, {}, 0, wait_ms(window), {} } end
   local failure = charge(window, allowed)
   if failure then return failure end
 end
@@ -252,4 +256,4 @@ acknowledge()
 if window then settle_up(window, allowed, claimed, clock and 1000 * (clock() - started) or 0) end
 if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
 local is_limited = window and claimed == allowed and taken < #ids
-return { taken, named, traces, more_traces, is_limited and wait_ms(window) or 0 }
+return { taken, named, traces, more_traces, is_limited and wait_ms(window) or 0, stored_keys }

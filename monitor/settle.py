@@ -56,6 +56,8 @@ class Batch:
     """How many more entries carried one."""
     wait_s: float = 0.0
     """How long the rate limit grants nothing for the entries behind ``taken``; 0: it did not end the batch."""
+    recovered: list[bytes] = field(default_factory=list)
+    """The keys of the hashes that were written, if RECOVERED_CHANNEL is to be told of them."""
 
 
 class Settle(Protocol):
@@ -113,6 +115,7 @@ class ScriptSettle:
             telemetry.most_links,
             "keep" if settings.keep_trace_fields else "drop",
             settings.rate_limit,
+            "" if settings.recovered_channel is None else "tell",
             len(settings.id_fields),
             *settings.id_fields,
         )
@@ -139,8 +142,9 @@ class ScriptSettle:
         traces: list[bytes],
         more_traces: int,
         wait_ms: int,
+        stored_keys: list[bytes],
     ) -> Batch:
-        batch = Batch(taken, wait_s=wait_ms / 1000)
+        batch = Batch(taken, wait_s=wait_ms / 1000, recovered=stored_keys)
         batch.traces, batch.more_traces = list(zip(traces[::2], traces[1::2], strict=True)), more_traces
         outcomes = dict(zip(named[::2], named[1::2], strict=True))
         batch.stored = [entry.entry_id for entry in entries[:taken] if entry.entry_id not in outcomes]

@@ -75,6 +75,8 @@ class Sweep:
         """Sweep, within the budget; whatever happens there is a report, and ``error`` says what ended it early."""
         with self._telemetry.sweep() as tell:
             await self._sweep_in_budget()
+            if self._batches is not None:
+                self._batches.warn_of_unpublished()
             report = self._report()
             outcomes = {outcome.value: self._tally.counts[outcome] for outcome in Outcome}
             tell(SweepFacts(report, outcomes, report.reasons, self._standing, self._course.error))

@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 
 from shared.errors import RedisRefused
-from shared.redis_client import Argument, Command, Reply, ServerLink
+from shared.redis_client import Argument, Command, Reply, ServerLink, tokens_for
 from shared.settings import RedisSettings
 
 Address: TypeAlias = "tuple[str, int]"
@@ -113,6 +113,7 @@ class ClusterLink:
         self._settings = settings
         self._most_connections = most_connections
         self._timeout_s = timeout_s
+        self._tokens = None if settings.entra is None else tokens_for(settings.entra, timeout_s)
         self._seed: Address = (settings.host, settings.port)
         self._servers: dict[Address, ServerLink] = {}
         self._topology: Topology | None = None
@@ -201,7 +202,7 @@ class ClusterLink:
             # A cluster that tells addresses where the certificate has a name: it is verified by the name we were given.
             tls_name = self._settings.host if _is_ip_address(host) else host
             settings = replace(self._settings, host=host, port=port, tls_name=tls_name)
-            self._servers[address] = ServerLink(settings, self._most_connections, self._timeout_s)
+            self._servers[address] = ServerLink(settings, self._most_connections, self._timeout_s, self._tokens)
         return self._servers[address]
 
     def _note(self, address: Address, error: RedisError) -> None:

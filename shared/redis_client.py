@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -20,6 +20,9 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.settings import EntraSettings, RedisSettings
+
+if TYPE_CHECKING:
+    from shared.entra import TokenSource
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout as within
@@ -89,8 +92,10 @@ class ServerLink:
 
     is_cluster = False
 
-    def __init__(self, settings: RedisSettings, most_connections: int, timeout_s: float) -> None:
-        """``timeout_s`` bounds each round trip, connecting included, in seconds."""
+    def __init__(
+        self, settings: RedisSettings, most_connections: int, timeout_s: float, tokens: TokenSource | None = None
+    ) -> None:
+        """``timeout_s`` bounds each round trip, connecting included, in seconds; ``tokens``: those of other links too."""
         self._timeout_s = timeout_s
         self._client = Redis(
             host=settings.host,
@@ -114,13 +119,9 @@ class ServerLink:
         if settings.tls:
             self._connect_by(connection_class=TlsConnection, tls_name=settings.tls_name or settings.host)
         if settings.entra is not None:
-            self._log_in_with_tokens(settings.entra, settings.tls)
+            from shared.entra import connection_options
 
-    def _log_in_with_tokens(self, settings: EntraSettings, tls: bool) -> None:
-        from shared.entra import connection_options, token_source
-
-        # A share of the round trip's time: what a command waits for is then said to be the token, not Redis.
-        self._connect_by(**connection_options(token_source(settings, TOKEN_SHARE_OF_TIMEOUT * self._timeout_s), tls))
+            self._connect_by(**connection_options(tokens or tokens_for(settings.entra, timeout_s), settings.tls))
 
     def _connect_by(self, connection_class: type[Any], **options: object) -> None:
         pool = self._client.connection_pool
@@ -162,6 +163,13 @@ class ServerLink:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def tokens_for(settings: EntraSettings, timeout_s: float) -> TokenSource:
+    from shared.entra import token_source
+
+    # A share of the round trip's time: what a command waits for is then said to be the token, not Redis.
+    return token_source(settings, TOKEN_SHARE_OF_TIMEOUT * timeout_s)
 
 
 def open_link(settings: RedisSettings, most_connections: int, timeout_s: float) -> RedisLink:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shared.errors import SettingsError
+from shared.hash_tags import has_hash_tag
 from shared.schedule import shortest_interval_s
 
 DEFAULT_SCHEDULE = "*/20 * * * * *"
@@ -56,6 +57,7 @@ DEFAULTS: dict[str, str | None] = {
     "ACK_REPLICAS": "auto",
     "KEEP_TRACE_FIELDS": "false",
     "RECOVERY_RATE_LIMIT": "0",
+    "RECOVERED_CHANNEL": "",
 }
 """Every variable that is read, with its default; the README's table is held to this by a test."""
 
@@ -77,6 +79,7 @@ ITEM_KEYS: dict[str, str] = {
     "ack_replicas": "ACK_REPLICAS",
     "keep_trace_fields": "KEEP_TRACE_FIELDS",
     "rate_limit": "RECOVERY_RATE_LIMIT",
+    "recovered_channel": "RECOVERED_CHANNEL",
 }
 """The key of an item of STREAMS → the flat variable whose value it has instead, for that stream."""
 MOST_PARTITIONS = 128
@@ -156,6 +159,8 @@ class StreamSettings:
     """Whether an entry's ``traceparent`` and ``tracestate`` are stored in its hash like any other field."""
     rate_limit: int = 0
     """Entries a second that all janitors of the group together may take up; 0: any number."""
+    recovered_channel: str | None = None
+    """Where others are told of the hashes that were written; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +270,10 @@ class _Reader:
         values = {ITEM_KEYS[key]: _as_text(value) for key, value in item.items() if key in ITEM_KEYS}
         labels = {variable: f"{label}.{key}" for key, variable in ITEM_KEYS.items()}
         streams = []
-        for stream in self._partitions(label, name, item.get("partitions")):
+        for number, stream in enumerate(self._partitions(label, name, item.get("partitions"))):
             overlay = {**self._environment, **values, "STREAM_NAME": stream}
+            if item.get("partitions") is not None:
+                overlay |= {variable: text.replace("%d", str(number)) for variable, text in values.items()}
             # A flat DEAD_LETTER_STREAM is a prefix here: two streams' dead letters are never merged.
             if dead and dead.lower() != "off" and "dead_letter_stream" not in item:
                 overlay["DEAD_LETTER_STREAM"] = f"{dead}:{stream}"
@@ -291,6 +298,12 @@ class _Reader:
         ack_replicas = self._read("ACK_REPLICAS", _auto_or(_whole(0, 100)), None)
         if mode == "script" and ack_replicas:
             self._problem("ACK_REPLICAS", "needs SETTLE_MODE gather or auto: a script cannot wait for replicas")
+        rate_limit = self._read("RECOVERY_RATE_LIMIT", _whole(0, 10**6), 0)
+        if rate_limit and "}" in stream and not has_hash_tag(stream) and self._text("REDIS_CLUSTER").lower() in _YES:
+            self._problem(
+                "RECOVERY_RATE_LIMIT", "in a cluster its key has to lie in the stream's slot, and a stream whose name has "
+                "a } but no {tag} leaves no way to name it",
+            )  # fmt: skip
         no_names: tuple[str, ...] = ()
         id_fields = self._read("ID_FIELDS", _names, no_names)
         return StreamSettings(
@@ -311,7 +324,8 @@ class _Reader:
             reap_keep=tuple(part.strip() for part in self._text("REAP_KEEP").split(",") if part.strip()),
             # A field that makes the key belongs to the data.
             keep_trace_fields=self._read("KEEP_TRACE_FIELDS", _flag, False) or not TRACE_FIELDS.isdisjoint(id_fields),
-            rate_limit=self._read("RECOVERY_RATE_LIMIT", _whole(0, 10**6), 0),
+            rate_limit=rate_limit,
+            recovered_channel=self._text("RECOVERED_CHANNEL") or None,
         )
 
     def _dead_letter_stream(self, stream: str) -> str | None:

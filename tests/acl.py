@@ -59,6 +59,9 @@ RATE_LIMIT: Final = (
 )
 """RECOVERY_RATE_LIMIT above 0. The key of a stream with a hash tag, such as ``tweets:{3}``, begins with the stream's name."""
 
+RECOVERED: Final = "ACL SETUSER stream_janitor &tweets:recovered +publish"
+"""RECOVERED_CHANNEL; without it the sweep goes on, and its log says that nobody was told."""
+
 LINES: Final = (
     SCRIPT,
     GATHER,
@@ -73,6 +76,7 @@ LINES: Final = (
     CLUSTER_INDEX,
     TELEMETRY,
     RATE_LIMIT,
+    RECOVERED,
 )
 
 

@@ -58,6 +58,15 @@ def check_then_delete_consumer(scene: Scene, consumer: str, meanwhile: Callable[
     return False
 
 
+def tell_then_acknowledge(scene: Scene, ids: Sequence[bytes], channel: str) -> None:
+    """Tells others of a hash while its entry may still fail to be acknowledged, or be taken back by nobody's fault."""
+    for entry_id in ids:
+        fields = _read(scene, entry_id)
+        scene.raw.execute_command("HSET", _key(scene, fields), *fields)
+        scene.raw.execute_command("PUBLISH", channel, b'{"keys": ["%s"]}' % _key(scene, fields))
+        scene.raw.execute_command("XACK", scene.stream, scene.group, entry_id)
+
+
 def store_without_guard(scene: Scene, entry_id: bytes) -> None:
     """Writes whatever the entry holds, also over what a newer entry stored."""
     fields = _read(scene, entry_id)

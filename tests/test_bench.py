@@ -11,7 +11,7 @@ from bench.child import Child
 from bench.cold_start import ColdStart, measure_cold_starts
 from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
-from bench.methods import COMPARED
+from bench.methods import COMPARED, LIMITED
 from bench.prepared import PREFIX, PreparedFiles, Seed
 from bench.results import GROWTH, MAIN, Results
 from bench.rounds import NotSettled, Round, check_settled, run_round
@@ -47,6 +47,19 @@ def test_every_method_settles_every_entry(files: PreparedFiles, method: str, ind
     attempts = run_round(files, MAIN, method, indexed, ENTRIES, 0)  # raises NotSettled
     assert attempts[-1].entries == ENTRIES
     assert attempts[-1].bystander["requests"] > 0
+
+
+@pytest.mark.parametrize("method", LIMITED)
+def test_a_rate_limit_that_does_not_bite_is_on_and_leaves_nothing(files: PreparedFiles, method: str) -> None:
+    with RedisServer(search=False) as server, Target(server.port, ENTRIES, indexed=False).client() as client:
+        target = Target(server.port, ENTRIES, indexed=False)
+        target.create_group_and_index()
+        with Child("bench.worker", method, target.to_json()) as worker:
+            worker.hear()
+            files.seed(server.port, Seed.ABANDONED, ENTRIES)
+            worker.ask("go")
+        check_settled(target)
+        assert client.hvals("{tweets_stream}:rate:redisearch_app_group")
 
 
 def test_round_that_stored_or_acknowledged_too_little_is_noticed(files: PreparedFiles) -> None:

@@ -194,6 +194,45 @@ def test_without_the_rights_for_a_script_gather_is_told(healthy: Scene, grant: G
 # --- out of reach, TLS ----------------------------------------------------------------------------------------------------
 
 
+def test_the_rate_limit_and_whom_it_is_for_is_told(healthy: Scene) -> None:
+    ran = inside({**healthy.environment, "RECOVERY_RATE_LIMIT": "50"}, "doctor", "--json")
+    (told,) = [record["detail"] for record in ran.records if record["check"] == "rate limit"]
+    assert "50 entries/s" in told
+    assert f"{healthy.stream} / {healthy.group}" in told
+    rights = [record["right"] for record in ran.records if "RECOVERY_RATE_LIMIT" in record["detail"]]
+    assert rights == ["hgetall", "hincrby", "hdel", "expire"]
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize("may_ask", [True, False], ids=["by ACL DRYRUN", "by a script"])
+@pytest.mark.parametrize(
+    ("rights", "may"), [(("+publish", "&news"), True), (("+publish",), False), (("&news",), False)]
+)
+def test_a_channel_that_this_user_may_not_publish_to_is_told(
+    healthy: Scene, grant: Grant, may_ask: bool, rights: tuple[str, ...], may: bool
+) -> None:
+    asking = ("+acl|whoami", "+acl|dryrun") if may_ask else ()
+    login = grant(*all_rights(healthy), "resetchannels", *rights, *asking)
+    code, problems = doctor(healthy, RECOVERED_CHANNEL="news", **login)
+    assert (code == 0) is may
+    assert list(problems) == ([] if may else ["channel"])
+    assert may or problems["channel"][0].endswith(f"ACL SETUSER {login['REDIS_USERNAME']} +publish &news")
+
+
+def test_where_only_sending_would_tell_doctor_says_so_and_sends_nothing(healthy: Scene, grant: Grant) -> None:
+    listener = redis.Redis(port=healthy.raw.connection_pool.connection_kwargs["port"]).pubsub()
+    listener.subscribe("news")
+    assert listener.get_message(timeout=10)["type"] == "subscribe"
+    rights = [right for right in all_rights(healthy, by_script=False) if right not in ("+evalsha", "+script|load")]
+    login = grant(*rights)
+    ran = inside({**healthy.environment, "RECOVERED_CHANNEL": "news", **login}, "doctor", "--json")
+    (told,) = [record["detail"] for record in ran.records if record["check"] == "channel"]
+    healthy.raw.execute_command("PUBLISH", "news", "end")
+    assert "the first sweep's log tells" in told
+    assert listener.get_message(timeout=10)["data"] == b"end"
+    listener.close()
+
+
 def test_nothing_listening_is_named(scene: Scene) -> None:
     code, problems = doctor(scene, REDIS_HOST="127.0.0.1:1")
     assert (code, list(problems)) == (3, ["connection"])

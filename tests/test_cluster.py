@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from redis.auth.token import SimpleToken, TokenInterface
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
@@ -24,10 +28,13 @@ from shared.cluster import ClusterLink, Topology, _topology_of, key_of
 from shared.redis_client import Command, Reply, TooFewReplicas
 from tests import acl
 from tests.checks import entries_of, lost
-from tests.cli import piped
-from tests.conftest import Scene, Sweeper, new_scene
+from tests.cli import eventually, piped
+from tests.conftest import Scene, Sweeper, new_scene, raw_client
+from tests.fronts import Passage
 from tests.sharded import client_of
 from tests.test_acl import Users
+from tests.test_recovered_channel import CHANNEL, Listener, keys_in
+from tests.test_tls import server_side
 
 NUMERIC = "id TEXT user TEXT price NUMERIC"
 
@@ -508,6 +515,24 @@ async def test_a_sweep_goes_on_through_the_failover_of_the_streams_master(
     assert lost(shards, entries) == []
 
 
+# --- telling others ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settled_by", ["gather", "script"])
+async def test_the_channels_shard_is_told_wherever_the_entries_lie(
+    cluster: RedisCluster, request: pytest.FixtureRequest, sweep: Sweeper, settled_by: str
+) -> None:
+    scene: Scene = request.getfixturevalue("shards" if settled_by == "gather" else "tagged")
+    scene.add_tweets(60)
+    scene.abandon()
+    listener = Listener(cluster.master_of(CHANNEL).port, sharded=True)
+    report = await sweep(scene.settings(INDEX_SCHEMA="off", RECOVERED_CHANNEL=CHANNEL))
+    told = [key for _, text in listener.heard() for key in keys_in(text)]
+    listener.close()
+    assert (report.settle_mode, report.processed) == (settled_by, 60)
+    assert sorted(told) == sorted(scene.hashes())
+
+
 # --- rights -----------------------------------------------------------------------------------------------------------------
 
 EVERY = (acl.GATHER, acl.DEAD_LETTERS, acl.INDEX, acl.NEWER, acl.CONFIRMED, acl.CLUSTER, acl.CLUSTER_INDEX)
@@ -599,6 +624,68 @@ async def test_dead_letters_are_redriven_into_every_shard(shards: Scene, sweep: 
     assert ran.code == 0, ran
     assert shards.dead_letters() == []
     assert len(shards.hashes()) == 12
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "lets_in"), [("localhost", True), ("127.0.0.1", False)])
+async def test_a_server_named_by_address_is_verified_by_the_name_that_was_given(
+    tmp_path: Path, sweep: Sweeper, host: str, lets_in: bool
+) -> None:
+    """The certificate has the name alone; 127.0.0.1, which is in none, is refused: nothing is trusted for its address."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    arguments = ("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1")
+    with RedisServer(search=False, arguments=arguments) as server:
+        raw = raw_client(server)
+        raw.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        eventually(lambda: b"cluster_state:ok" in raw.execute_command("CLUSTER", "INFO"))
+        scene = new_scene(raw, server.environment, INDEX_SCHEMA="off", SWEEP_BUDGET_SEC="2")
+        scene.add_tweets(3)
+        scene.abandon()
+        async with Passage(server.port, server_side(authority, "localhost")) as front:
+            raw.execute_command("CONFIG", "SET", "cluster-announce-port", front.port)
+            tls = {"REDIS_TLS": "true", "REDIS_TLS_CA_FILE": str(tmp_path / "ca.pem"), "REDIS_CLUSTER": "true"}
+            report = await sweep(scene.settings(REDIS_HOST=f"{host}:{front.port}", **tls))
+        raw.close()
+    assert (report.processed, report.error is None) == ((3, True) if lets_in else (0, False))
+    assert lets_in or "certificate was refused" in str(report.error)
+
+
+# --- logins -----------------------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """Tokens that are passwords of an ACL user at every server."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+        self.requests = 0
+
+    def request_token(self, force_refresh: bool = False) -> TokenInterface:
+        self.requests += 1
+        for node in self._cluster.nodes:
+            node.call("ACL", "SETUSER", "identity", "on", f">token-{self.requests}", "~*", "&*", "+@all", "-auth")
+        now_ms = time.time() * 1000
+        return SimpleToken(f"token-{self.requests}", now_ms + 3_600_000, now_ms, {"oid": "identity"})
+
+
+async def test_one_token_logs_in_at_every_server(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("redis_entraid")
+    issuer = Issuer(cluster)
+    monkeypatch.setattr("shared.entra.identity_provider", lambda settings: issuer)
+    shards.add_tweets(60)
+    shards.abandon()
+    janitor = sweep.janitor(shards.settings(REDIS_AUTH="entra"))
+    (report,) = await janitor.tick()
+    assert (report.processed, report.error, issuer.requests) == (60, None, 1)
+    assert all(b"user=identity" in master.call("CLIENT", "LIST") for master in cluster.masters())
+    await janitor.close()
+    for node in cluster.nodes:
+        node.call("ACL", "DELUSER", "identity")
 
 
 # --- set-ups that are wrong -------------------------------------------------------------------------------------------------

@@ -79,6 +79,20 @@ def test_a_short_run_through_a_pipe_ends_with_nothing_missing() -> None:
     assert 0 < found["@hashtags:{cov*}"] < found["@hashtags:{cov*|Med*}"]
 
 
+def test_a_short_run_on_a_cluster_that_loses_a_master_ends_with_nothing_missing() -> None:
+    with start_demo("--cluster", "--short") as demo:
+        output, errors = demo.communicate(timeout=120)
+    assert demo.returncode == 0, output + errors
+    assert "✗" not in output
+    killed = re.findall(r"(\S+), the cluster's master with the stream, was killed \(SIGKILL\)", output)
+    successor = re.findall(r"(\S+), its replica, took its place", output)
+    assert f"{killed[0]} is back and follows {successor[0]}" in output
+    produced, documents = re.findall(r"✓ ([\d,]+) tweets produced = ([\d,]+) documents in the index", output)[0]
+    assert produced == documents
+    assert "✓ pending = 0" in output
+    assert len(re.findall(r"FT\.SEARCH tweets-index\{\d+\} .* NOCONTENT .*\n  and tweets-index\{", output)) == 7
+
+
 def test_an_interrupted_run_stops_its_server_and_says_so() -> None:
     port = _free_port()
     with start_demo("--seconds", "60", "--port", str(port)) as demo:
@@ -98,6 +112,7 @@ def test_an_interrupted_run_stops_its_server_and_says_so() -> None:
         (("--schedule", "every now and then"), "not a schedule"),
         (("--tweets", "no-such-file.json"), "no-such-file.json"),
         (("--lang", "tlh"), "no made-up tweets in the language"),
+        (("--cluster", "--example", "email"), "--cluster is for the tweets"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_starts(arguments: tuple[str, ...], message: str) -> None:
@@ -164,6 +179,19 @@ async def test_check_finds_a_failed_tick(ended_run: Any) -> None:
     client, scene, _ = ended_run
     scene.ticks.append(Tick(2, 0.0, 0.1, "RedisUnavailable: gone", (), ()))
     assert await broken_checks(client, scene) == ["2 ticks of the timer, 1 failed; recovered: 3"]
+
+
+async def test_check_excuses_a_failed_tick_only_while_a_master_was_away(ended_run: Any) -> None:
+    client, scene, _ = ended_run
+    scene.outage = (100.0, 104.0)
+    for due, took_s in ((98.0, 2.1), (101.0, 1.0), (103.9, 2.0)):
+        scene.ticks.append(Tick(2, due, took_s, "RedisUnavailable: gone", (), ()))
+    assert await broken_checks(client, scene) == []
+    for due, took_s in ((98.0, 1.9), (104.1, 1.0)):
+        scene.ticks.append(Tick(3, due, took_s, "RedisUnavailable: gone", (), ()))
+    assert await broken_checks(client, scene) == [
+        "6 ticks of the timer, 2 failed and 3 while a master was away; recovered: 3"
+    ]
 
 
 # --- tweets -----------------------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,6 +16,7 @@ from redis.cluster import RedisCluster as ClusterClient
 from redis.crc import key_slot
 
 from demo.cluster import RedisCluster
+from demo.clustered import SureCluster, client_of
 from demo.redis import PortTaken, RedisServer
 from tests.test_demo_redis import ROOT, is_gone, wait_until
 
@@ -69,6 +73,77 @@ def test_a_slot_is_moved_with_its_keys_and_redirects_on_the_way(cluster: RedisCl
 def test_a_tag_leads_to_the_master_it_was_asked_for(cluster: RedisCluster) -> None:
     for master in cluster.masters():
         assert cluster.master_of(f"{{{cluster.tag_on(master)}}}:anything") is master
+
+
+# --- the demo's client, which a promotion costs nothing ----------------------------------------------------------
+
+
+@pytest.fixture
+def sure(cluster: RedisCluster) -> Iterator[SureCluster]:
+    with client_of(cluster.url) as client:
+        assert isinstance(client, SureCluster)
+        yield client
+
+
+def test_entries_whose_reply_was_lost_are_added_once(sure: SureCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_written, lost = sure._has_written, [True, True]
+
+    def reply_is_lost_twice(*arguments: Any) -> bool:
+        return has_written(*arguments) and not (lost and lost.pop())
+
+    monkeypatch.setattr(sure, "_has_written", reply_is_lost_twice)
+    ids = [sure.xadd_surely("stream", [{"number": str(first)}, {"number": str(first + 1)}]) for first in (0, 2)]
+    assert lost == []
+    assert [(entry_id, fields[b"number"]) for entry_id, fields in sure.xrange("stream")] == list(
+        zip([entry_id for two in ids for entry_id in two], [b"0", b"1", b"2", b"3"], strict=True)
+    )
+
+
+def test_what_no_replica_has_is_not_written_for_sure(
+    cluster: RedisCluster, sure: SureCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.clustered.PATIENCE_S", 0.3)
+    monkeypatch.setattr("demo.clustered.WAIT_MS", 50)
+    replica = cluster.replica_of(cluster.master_of("stream"))
+    sure.xadd_surely("stream", [{"number": "0"}])
+    os.kill(replica.server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(redis.TimeoutError, match="no replica confirmed"):
+            sure.xadd_surely("stream", [{"number": "1"}])
+    finally:
+        os.kill(replica.server.pid, signal.SIGCONT)
+    assert sure.xlen("stream") == 2  # it is there, but nobody was told so
+
+
+def test_a_retry_on_a_new_connection_is_confirmed_by_a_write_of_its_own(
+    cluster: RedisCluster, sure: SureCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.clustered.WAIT_MS", 50)
+    replica = cluster.replica_of(cluster.master_of("stream"))
+    add, own_write = ("XADD", "stream", "1-1", "number", "0"), ("SET", "{stream}:produced", "1-1")
+    os.kill(replica.server.pid, signal.SIGSTOP)
+    try:
+        assert not sure._has_written("stream", [add])
+        sure.disconnect_connection_pools()
+        assert sure._has_written("stream", [add])  # the naive way: it was there, so this connection wrote nothing
+        sure.disconnect_connection_pools()
+        assert not sure._has_written("stream", [add, own_write])
+    finally:
+        os.kill(replica.server.pid, signal.SIGCONT)
+
+
+def test_reads_and_writes_go_on_while_a_master_is_replaced(cluster: RedisCluster, sure: SureCluster) -> None:
+    sure.xadd_surely("stream", [{"number": "0"}])
+    master = cluster.master_of("stream")
+    cluster.kill(master)
+    assert sure.xlen("stream") == 1  # waits until the replica answers for it
+    cluster.revive(master)
+    sure.xadd_surely("stream", [{"number": "1"}])  # and until there is a replica again
+    cluster.wait_until_ok()
+    assert cluster.master_of("stream").call("XLEN", "stream") == 2
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------
 
 
 def test_a_cluster_that_cannot_start_leaves_no_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

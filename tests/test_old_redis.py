@@ -157,7 +157,7 @@ async def test_the_rate_limit_holds(old_scene: Scene, sweep: Sweeper) -> None:
     """The sweep ends before its first window does."""
     old_scene.add_tweets(20)
     old_scene.abandon()
-    settings = old_scene.settings(RECOVERY_RATE_LIMIT="5", SWEEP_BUDGET_SEC="1")
+    settings = old_scene.settings(RECOVERY_RATE_LIMIT="5", SWEEP_BUDGET_SEC="1.25")
     report = await sweep(settings)
     assert (report.processed, report.complete, report.error, report.rate_limited) == (5, False, None, True)
     assert min(int(row[2]) for row in old_scene.pending_rows()) >= 60_000

@@ -164,7 +164,7 @@ async def test_three_processes_together_stay_under_the_limit_in_every_second(
         ]
         runs = [finished(process) for process in processes]
     taken = witness.taken_up()
-    assert most_in_a_second(taken) == limit
+    assert 0 < most_in_a_second(taken) <= limit
     assert [(ran.code, ran.record["error"]) for ran in runs] == [(0, None)] * JANITORS
     assert sum(ran.record["processed"] for ran in runs) == sum(run.count for run in taken) > limit
     assert own_scene.pending() == 600 - sum(run.count for run in taken)
@@ -196,7 +196,7 @@ def limited(scene: Scene, mode: str, limit: int, **changes: str) -> dict[str, st
     return {
         "SETTLE_MODE": mode,
         "RECOVERY_RATE_LIMIT": str(limit),
-        "SWEEP_BUDGET_SEC": "1",
+        "SWEEP_BUDGET_SEC": "1.25",
         "PAGE_SIZE": "20",
         **changes,
     }
@@ -302,7 +302,7 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     ids = tuple(entry.entry_id for entry in page)
     head = (2, scene.stream, rate_key(settings), scene.group, "janitor", 10_000)
     claim = (*head, 7, *ids)
-    run = (*head, scene.prefix, "overwrite", ScriptSettle.RUN_MS, 0, "drop", 7, 1, "id", b" ".join(ids))
+    run = (*head, scene.prefix, "overwrite", ScriptSettle.RUN_MS, 0, "drop", 7, "", 1, "id", b" ".join(ids))
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)
 
 

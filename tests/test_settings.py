@@ -150,6 +150,8 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
         ("MIN_IDLE_TIME_SEC", "0", "min_idle_ms", 0),
         ("MAX_ATTEMPTS", "1", "max_attempts", 1),
         ("ACK_REPLICAS", "2", "ack_replicas", 2),
+        ("ACK_REPLICAS", "0", "ack_replicas", 0),
+        ("ACK_REPLICAS", "Auto", "ack_replicas", None),
         ("REAP_CONSUMERS_AFTER_SEC", "3600", "reap_after_ms", 3_600_000),
         ("REAP_KEEP", "worker-*, batch ,", "reap_keep", ("worker-*", "batch")),
         ("KEEP_TRACE_FIELDS", "true", "keep_trace_fields", True),
@@ -193,6 +195,7 @@ BAD = {
     "REDIS_AUTH": ["token", "entra id"],
     "REDIS_ENTRA_CREDENTIAL": ["default"],
     "REDIS_ENTRA_CLIENT_ID": ["0000"],
+    "REDIS_CLUSTER": ["perhaps", "3"],
     "STREAMS": ["not json", "{}", "[]", "[1]"],
     "MONITOR_SCHEDULE": ["soon", "* * *", "61 * * * * *", "*/20 * * * * * *", "20"],
     "SWEEP_BUDGET_SEC": ["0", "-1", "ten", "inf", "nan", "1e1", "20", "1000"],
@@ -217,6 +220,7 @@ ANYTHING_GOES = {
     "HASH_PREFIX",
     "INDEX_NAME",
     "REAP_KEEP",
+    "RECOVERED_CHANNEL",
 }
 
 

@@ -66,6 +66,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
+        "recovered_channel": "news",
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -74,12 +75,29 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.index_schema, stream.settle_mode, stream.on_conflict) == (("a", "TEXT"), "gather", "newer")
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
-    assert stream.rate_limit == 50
+    assert (stream.rate_limit, stream.recovered_channel) == (50, "news")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:
     streams = settings_of({"name": "tweets:{%d}", "partitions": 3}).streams
     assert [stream.stream for stream in streams] == ["tweets:{0}", "tweets:{1}", "tweets:{2}"]
+
+
+def test_what_a_partition_has_beside_its_name_is_numbered_too() -> None:
+    item = {"name": "t:{%d}", "partitions": 2, "prefix": "{%d}t:", "index": "i-{%d}", "dead_letter_stream": "{%d}dead"}
+    streams = settings_of(item).streams
+    assert [(one.hash_prefix, one.index_name, one.dead_letter_stream) for one in streams] == [
+        ("{0}t:", "i-{0}", "{0}dead"), ("{1}t:", "i-{1}", "{1}dead"),
+    ]  # fmt: skip
+    assert settings_of({"name": "t", "prefix": "100%d:"}).streams[0].hash_prefix == "100%d:"
+
+
+def test_a_limit_that_no_key_can_hold_in_a_cluster_is_refused() -> None:
+    item = json.dumps([{"name": "a}b", "rate_limit": 5}])
+    (problem,) = problems_of(item, REDIS_CLUSTER="true")
+    assert problem.startswith("STREAMS[0].rate_limit: in a cluster")
+    assert settings_of({"name": "a}b", "rate_limit": 5}).streams[0].rate_limit == 5
+    assert settings_of({"name": "a}b{c}", "rate_limit": 5}, REDIS_CLUSTER="true").streams[0].rate_limit == 5
 
 
 def test_a_flat_dead_letter_stream_never_merges_two_streams() -> None:

@@ -34,4 +34,14 @@ COMPARED = {
     "faststream": Method("FastStream, claiming subscriber", "faststream_subscriber"),
 }
 
-METHODS = {**COMPARED, "tick": Method("one tick of this janitor", "janitor", "prepare_tick")}
+LIMITED = {
+    "script-limited": Method(
+        "this janitor, script, under a rate limit that does not bite", "janitor", "prepare_script_limited"
+    ),
+    "gather-limited": Method(
+        "this janitor, gather, under a rate limit that does not bite", "janitor", "prepare_gather_limited"
+    ),
+}
+"""Beside the same without the limit: what the limit costs."""
+
+METHODS = {**COMPARED, **LIMITED, "tick": Method("one tick of this janitor", "janitor", "prepare_tick")}

@@ -11,6 +11,9 @@ import os
 from bench.methods import Settle
 from bench.target import Target
 
+RATE_LIMIT = "1000000"
+"""Entries a second: more than any server settles."""
+
 
 async def prepare_tick(target: Target) -> Settle:
     """One tick each time, whatever it finds."""
@@ -34,8 +37,16 @@ async def prepare_gather(target: Target) -> Settle:
     return await _prepare(target, "gather")
 
 
-async def _prepare(target: Target, mode: str) -> Settle:
-    os.environ["SETTLE_MODE"] = mode
+async def prepare_script_limited(target: Target) -> Settle:
+    return await _prepare(target, "script", RATE_LIMIT)
+
+
+async def prepare_gather_limited(target: Target) -> Settle:
+    return await _prepare(target, "gather", RATE_LIMIT)
+
+
+async def _prepare(target: Target, mode: str, rate_limit: str = "0") -> Settle:
+    os.environ |= {"SETTLE_MODE": mode, "RECOVERY_RATE_LIMIT": rate_limit}
     tick = await prepare_tick(target)
 
     async def settle() -> None:

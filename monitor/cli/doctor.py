@@ -15,8 +15,10 @@ from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
-from monitor.cli.rights import Missing, Right, missing, needed
+from monitor.cli.rights import Missing, Right, may_publish, missing, needed
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
+from monitor.rate import rate_key
+from monitor.recovered import publish_command
 from monitor.settle import script_is_allowed
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
@@ -177,6 +179,8 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         names = () if index.status == OFF or _no_search(index) else search.names
         await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
         await _dead_letter_stream(findings, link, stream)
+        _rate_limit(findings, stream)
+        await _recovered_channel(findings, link, redis, stream)
         _index(findings, stream, search, index)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
@@ -248,6 +252,30 @@ async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: Strea
         return
     told = f"{length:,} there" if isinstance(length, int) else "how many are there this user may not see (XLEN)"
     findings.ok("dead letters", f"{dead}: {told}", stream=stream.stream)
+
+
+def _rate_limit(findings: Findings, stream: StreamSettings) -> None:
+    if stream.rate_limit:
+        findings.ok(
+            "rate limit", f"{stream.rate_limit:,} entries/s for all janitors of {stream.stream} / {stream.group} together, "
+            f"by the window in {rate_key(stream)}", stream=stream.stream,
+        )  # fmt: skip
+
+
+async def _recovered_channel(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    channel, command = stream.recovered_channel, publish_command(redis.cluster)
+    if channel is None:
+        return
+    may = await may_publish(link, command, channel)
+    if may is False:
+        user, right = redis.username or "default", command.lower()
+        findings.problem(
+            "channel", f"this user may not publish to {channel}, so nobody is told of what is recovered: "
+            f"ACL SETUSER {user} +{right} &{channel}", stream=stream.stream,
+        )  # fmt: skip
+    else:
+        unknown = "" if may else "; whether this user may publish there the first sweep's log tells"
+        findings.ok("channel", f"{channel} is told of what is recovered{unknown}", stream=stream.stream)
 
 
 def _index(findings: Findings, stream: StreamSettings, search: SearchIndex, index: IndexInfo) -> None:

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from monitor.scripts import probe_script
+from redis.exceptions import ResponseError
+
+from monitor.rate import rate_key
+from monitor.scripts import Script, probe_script
 from shared.redis_client import Command, RedisLink, Reply
 from shared.retry import code_of
 from shared.settings import StreamSettings
@@ -62,7 +65,7 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
         ]
     if settings.on_conflict == "keep":
         rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
-    if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms:
+    if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms or settings.rate_limit:
         rights += SCRIPTS
     if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
@@ -73,7 +76,8 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
     for_index = [right for name in index_names for right in _for_index(name)]
     if len(index_names) > 1:
         for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
-    return rights + _for_dead_letters(settings) + for_index + _for_reaping(settings)
+    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
+    return rights + for_index + [right for those in others for right in those(settings)]
 
 
 SCRIPTS: Final = [
@@ -121,6 +125,41 @@ def _for_reaping(settings: StreamSettings) -> list[Right]:
         Right("xinfo|consumers", stream, ("XINFO", "CONSUMERS", stream, NO_GROUP), purpose),
         Right("xgroup|delconsumer", stream, ("XGROUP", "DELCONSUMER", stream, NO_GROUP, "nobody"), purpose),
     ]
+
+
+def _for_rate_limit(settings: StreamSettings) -> list[Right]:
+    if not settings.rate_limit:
+        return []
+    key, purpose = rate_key(settings), "RECOVERY_RATE_LIMIT"
+    return [
+        Right("hgetall", key, ("HGETALL", key), purpose),
+        Right("hincrby", key, ("HINCRBY", key, "f", NO_NUMBER), purpose),
+        Right("hdel", key, ("HDEL", key, "doctor:no-such-field"), purpose),
+        Right("expire", key, ("EXPIRE", key, NO_NUMBER), purpose),
+    ]
+
+
+async def may_publish(link: RedisLink, command: str, channel: str) -> bool | None:
+    """Whether this user may send to the channel; None where only sending something would tell.
+
+    Raises:
+        redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
+    """
+    (user,) = await link.pipelined([("ACL", "WHOAMI")])
+    if not isinstance(user, Exception):
+        (reply,) = await link.pipelined([("ACL", "DRYRUN", user, command, channel, "")])
+        if not isinstance(reply, Exception):
+            return bool(reply == b"OK")
+    try:
+        return bool(await MAY_PUBLISH.run(link, (), (command, channel)))
+    except ResponseError:
+        return None
+
+
+MAY_PUBLISH: Final = Script.of(
+    "#!lua flags=no-writes,allow-stale\nreturn redis.acl_check_cmd(ARGV[1], ARGV[2], '') and 1 or 0"
+)
+"""Redis 7.0."""
 
 
 async def missing(link: RedisLink, rights: Sequence[Right]) -> list[Missing]:

@@ -191,10 +191,11 @@ def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
         letters = "off: entries that cannot be stored stay pending"
     if seen.oldest_dead_letter_age_ms is not None:
         letters += f", oldest {span(seen.oldest_dead_letter_age_ms / 1000)}"
+    limit = f"; at most {settings.rate_limit:,} a second" if settings.rate_limit else ""
     return [
         ("pending", f"{total:,}{oldest}"),
         ("not delivered", NOT_TOLD if seen.lag is None else f"{seen.lag:,}"),
-        ("next sweep", f"takes up {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s)"),
+        ("next sweep", f"takes up {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s{limit})"),
         ("dead letters", letters),
         ("index", f"{named}{index.status}{documents}" if index.status != "off" else "off"),
     ]
