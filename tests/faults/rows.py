@@ -12,12 +12,12 @@ from tests.faults.runner import Result, Row, Stage, play
 ROWS: list[Row] = [
     *cuts.ROWS,
     *kills.ROWS,
+    *shards.ROWS,
     *refusals.ROWS,
     *silences.ROWS,
     *entries.ROWS,
     *machine.ROWS,
     *rivals.ROWS,
-    *shards.ROWS,
     *versions.ROWS,
 ]
 

@@ -142,6 +142,7 @@ def _world_on(cluster: RedisCluster, mode: str, rule: str) -> ShardedWorld:
 
 def _store_all_but_acknowledge_none(world: World) -> None:
     """As a consumer that then crashed: where the hash is kept, the sweep has nothing to write that WAIT could confirm."""
+    # The world was just seeded: whose master is where is known, and no node that is stopped need be asked.
     healthy = {world.key(entry): entry for entry in world.entries if entry.kind is Kind.HEALTHY}
     world.must(*(("HSET", key, *entry.fields) for key, entry in healthy.items()))
 
@@ -174,11 +175,10 @@ class Kill:
 
 def _fall_behind(cluster: RedisCluster, master: ClusterNode, replica: ClusterNode) -> None:
     """The replica stays connected, but gets nothing of what is written from here on, before its master is gone."""
+    key = cluster.tag_on(master)  # before: it might be the replica that the cluster is asked through
     os.kill(replica.server.pid, signal.SIGSTOP)
     # Fills the buffers of the system on the way to it: what follows stays in the master's memory.
-    master.call(
-        "EVAL", "redis.call('SET', KEYS[1], string.rep('x', ARGV[1]))", 1, cluster.tag_on(master), MORE_THAN_BUFFERS
-    )
+    master.call("EVAL", "redis.call('SET', KEYS[1], string.rep('x', ARGV[1]))", 1, key, MORE_THAN_BUFFERS)
 
 
 async def master_killed(stage: Stage, make: Make, count: int) -> AsyncIterator[Case]:
