@@ -50,12 +50,12 @@ class Course:
         """End the sweep: nothing more is taken up."""
         self.note(error)
         self._has_failed = True
+        self._ended.set()
 
     def note(self, error: JanitorError) -> None:
         """Go on, and report the first such error at the end."""
         if self.error is None:
             self.error = error
-        self._ended.set()
 
     def stop(self) -> None:
         """Take up nothing more, without an error."""
