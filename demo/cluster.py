@@ -110,6 +110,7 @@ class RedisCluster:
         self._arguments = (
             "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf",
             "--cluster-node-timeout", str(node_timeout_ms), "--repl-diskless-sync-delay", "0",
+            "--rdb-del-sync-files", "yes",  # a replica would come back with what it once was sent
             *arguments,
         )  # fmt: skip
         self._size = masters * (1 + replicas)

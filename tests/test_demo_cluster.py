@@ -45,6 +45,7 @@ def test_a_killed_master_is_replaced_by_its_replica_and_comes_back_as_one(cluste
     cluster.revive(master)
     cluster.wait_until_ok()
     assert cluster.replica_of(replica) is master
+    assert wait_until(lambda: not [*master.server.folder.glob("*.rdb")])  # nothing is on disk
     cluster.failover(master)
     cluster.wait_until_ok()
     assert cluster.master_of("key") is master
