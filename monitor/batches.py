@@ -163,6 +163,7 @@ class Batches:
         if self._settings.settle_mode == "script":
             raise RedisRefused(
                 f"SETTLE_MODE is script, but the server does not let it settle ({code}); use auto or gather"
+                + (", unless a slot is just being moved" if self._link.is_cluster else "")
             )
         if isinstance(self._settle, ScriptSettle):
             self._use_gather(f"a script may not: {code}")

@@ -105,7 +105,7 @@ class _Route:
 
 
 class ClusterLink:
-    """The way to all servers of a cluster; REDIS_HOST is only the first that is asked for the others."""
+    """The way to all servers of a cluster; those in REDIS_HOST are only the first that are asked for the others."""
 
     is_cluster = True
 
@@ -115,7 +115,7 @@ class ClusterLink:
         self._most_connections = most_connections
         self._timeout_s = timeout_s
         self._tokens = None if settings.entra is None else tokens_for(settings.entra, timeout_s)
-        self._seed: Address = (settings.host, settings.port)
+        self._seeds: tuple[Address, ...] = ((settings.host, settings.port), *settings.other_hosts)
         self._servers: dict[Address, ServerLink] = {}
         self._topology: Topology | None = None
         self._is_stale = True
@@ -177,14 +177,14 @@ class ClusterLink:
 
     async def _forget_the_dead(self, topology: Topology) -> None:
         """Servers that are gone for good must not pile up: those out of reach that serve nothing any more."""
-        for address in self._silent - {self._seed, *topology.primaries}:
+        for address in self._silent - {*self._seeds, *topology.primaries}:
             self._silent.discard(address)
             server = self._servers.pop(address, None)
             if server is not None:
                 await server.close()
 
     async def _asked_for_topology(self) -> Topology:
-        known = list({self._seed, *self._servers, *(self._topology.primaries if self._topology else ())})
+        known = list({*self._seeds, *self._servers, *(self._topology.primaries if self._topology else ())})
         # Any of them may be cut off from the others and know nothing new, so not always the same one first.
         random.shuffle(known)
         failure: RedisError | None = None
@@ -255,7 +255,7 @@ class ClusterLink:
         topology = await self.topology()
         keys = [key_of(command) for command in commands]
         first_key = next((key for key in keys if key is not None), None)
-        somewhere = topology.primaries[0] if topology.primaries else self._seed
+        somewhere = topology.primaries[0] if topology.primaries else self._seeds[0]
         routes = {}
         for at, key in enumerate(keys):
             key = first_key if key is None else key
@@ -287,7 +287,7 @@ class ClusterLink:
 
 
 def _topology_of(rows: Reply, asked: Address) -> Topology:
-    """What CLUSTER SLOTS answered; a server whose endpoint is unknown has the address that was asked."""
+    """What CLUSTER SLOTS answered (``cluster-preferred-endpoint-type``: an address, a name, or nothing)."""
     ranges, replicas = [], {}
     for first, last, primary, *others in rows:
         address = _address(primary, asked)
@@ -297,7 +297,12 @@ def _topology_of(rows: Reply, asked: Address) -> Topology:
 
 
 def _address(node: Sequence[Reply], asked: Address) -> Address:
-    endpoint, port = node[0], node[1]
+    """A server that is to be named but has no name is ``?``, with its address beside it; without any endpoint it is the
+    host that was asked."""
+    endpoint, port, _, *more = node
+    if endpoint == b"?":
+        beside = more[0] if more and isinstance(more[0], dict) else {}
+        endpoint = beside.get(b"ip")
     return ((endpoint or b"").decode() or asked[0], port)
 
 

@@ -128,6 +128,8 @@ class RedisSettings:
     """None: log in with the password, if there is one."""
     cluster: bool = False
     """Whether the server belongs to a Redis Cluster, whose other servers it names."""
+    other_hosts: tuple[tuple[str, int], ...] = ()
+    """Of a cluster, further servers to ask for the others."""
     tls_name: str | None = None
     """The name that the certificate has to have; None: ``host``."""
 
@@ -208,8 +210,10 @@ class _Reader:
 
     def _redis(self) -> RedisSettings:
         tls = self._read("REDIS_TLS", _flag, True)
-        nowhere: tuple[str, int | None] = ("", None)
-        host, port = self._read("REDIS_HOST", _host_and_port, nowhere)
+        nowhere: list[tuple[str, int | None]] = [("", None)]
+        hosts = self._read("REDIS_HOST", _hosts_and_ports, nowhere)
+        default_port = 6380 if tls else 6379
+        (host, port), *other_hosts = [(host, port or default_port) for host, port in hosts]
         ca_file = self._text("REDIS_TLS_CA_FILE")
         if ca_file and not os.path.isfile(ca_file):
             self._problem("REDIS_TLS_CA_FILE", "there is no such file")
@@ -221,9 +225,10 @@ class _Reader:
         entra = self._entra(host, tls)
         if username and not password and entra is None:
             self._problem("REDIS_USERNAME", "is set, but REDIS_PASSWORD is not")
-        port = port or (6380 if tls else 6379)
         cluster = self._read("REDIS_CLUSTER", _flag, False)
-        return RedisSettings(host, port, username, password, tls, ca_file or None, entra, cluster)
+        if other_hosts and not cluster:
+            self._problem("REDIS_HOST", "several servers are for a cluster: set REDIS_CLUSTER=true, or name one")
+        return RedisSettings(host, port, username, password, tls, ca_file or None, entra, cluster, tuple(other_hosts))
 
     def _entra(self, host: str, tls: bool) -> EntraSettings | None:
         credential = self._read("REDIS_ENTRA_CREDENTIAL", _one_of(_CREDENTIALS), "managed")
@@ -376,6 +381,10 @@ def _interval_s(text: str) -> float:
         return shortest_interval_s(text)
     except ValueError as error:
         raise ValueError(f"not a schedule (six fields, seconds first, like {DEFAULT_SCHEDULE!r}): {error}") from None
+
+
+def _hosts_and_ports(text: str) -> list[tuple[str, int | None]]:
+    return [_host_and_port(part.strip()) for part in text.split(",")]
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:

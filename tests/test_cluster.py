@@ -132,13 +132,16 @@ async def test_what_this_program_sends_goes_where_the_server_itself_sees_its_key
 
 def test_a_server_whose_endpoint_is_unknown_has_the_address_that_was_asked() -> None:
     rows = [
-        [0, 8191, [None, 7000, b"id1", {}], [b"10.0.0.9", 7003, b"id4", {}]],
+        [0, 4095, [None, 7000, b"id1", {}], [b"10.0.0.9", 7003, b"id4", {}]],
+        [4096, 8191, [b"?", 7009, b"id5", {b"ip": b"10.0.0.5"}]],
         [8192, 12000, [b"", 7001, b"id2", {}]],
         [12001, 16383, [b"redis-3.example", 7002, b"id3", {}]],
     ]
     topology = _topology_of(rows, ("first.example", 7000))
-    assert topology.primaries == (("first.example", 7000), ("first.example", 7001), ("redis-3.example", 7002))
-    assert list(topology.replicas.values()) == [1, 0, 0]
+    assert topology.primaries == (
+        ("first.example", 7000), ("10.0.0.5", 7009), ("first.example", 7001), ("redis-3.example", 7002),
+    )  # fmt: skip
+    assert list(topology.replicas.values()) == [1, 0, 0, 0]
     assert topology.owner(12000) == ("first.example", 7001)
     assert topology.unserved == 0
 
@@ -435,6 +438,7 @@ async def test_a_hash_that_was_kept_is_not_trusted_before_a_replica_has_it(
     apart = next(node for node in cluster.masters() if node is not cluster.master_of(shards.stream))
     shards.add("id", _on(cluster, apart, shards, 60)[0])
     ids = shards.abandon()
+    shards.environment["REDIS_HOST"] = apart.address  # the first node may be the one that is stopped
     settings = shards.settings(INDEX_SCHEMA="off", ON_CONFLICT="keep", SETTLE_MODE="gather")
     janitor = sweep.janitor(settings)
     await link_of(janitor).topology()
@@ -728,6 +732,17 @@ async def test_servers_that_are_gone_are_forgotten_and_a_server_that_knows_nobod
     link._note(nowhere, ConnectionError())
     await link.topology()
     assert nowhere not in link._servers
+
+
+async def test_any_of_the_servers_that_are_named_may_be_down(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper
+) -> None:
+    shards.add_tweets(5)
+    shards.abandon()
+    report = await sweep(shards.settings(REDIS_HOST=f"127.0.0.1:1,{cluster.nodes[0].address},127.0.0.1:2"))
+    assert (report.processed, report.error) == (5, None)
+    report = await sweep(shards.settings(REDIS_HOST="127.0.0.1:1", SWEEP_BUDGET_SEC="1"))
+    assert "no connection to Redis" in str(report.error)
 
 
 # --- set-ups that are wrong -------------------------------------------------------------------------------------------------

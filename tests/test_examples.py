@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shlex
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -104,7 +105,11 @@ CHECKS = {"tweets": 4, "email": 5, "trades": 5, "visits": 6, "envelopes": 6}
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_short_run_ends_with_all_its_checks_holding(name: str) -> None:
     with start_demo("--example", name, "--short") as demo:
-        output, errors = demo.communicate(timeout=110)
+        try:
+            output, errors = demo.communicate(timeout=110)
+        except subprocess.TimeoutExpired:
+            demo.terminate()
+            output, errors = demo.communicate()
     assert demo.returncode == 0, output + errors
     assert "✗" not in output
     assert output.count("✓ ") == CHECKS[name]

@@ -90,6 +90,14 @@ def test_the_host_may_name_a_port_and_its_default_follows_tls(host: str, tls: st
     assert (redis.host, redis.port) == expected
 
 
+def test_a_cluster_may_be_named_by_several_of_its_servers() -> None:
+    hosts = "a.example:7000, [::1] ,b.example"
+    redis = Settings.from_env({**LEAST, "REDIS_HOST": hosts, "REDIS_CLUSTER": "true"}).redis
+    assert (redis.host, redis.port, redis.other_hosts) == ("a.example", 7000, (("::1", 6380), ("b.example", 6380)))
+    (problem,) = problems(REDIS_HOST=hosts)
+    assert problem.startswith("REDIS_HOST: several servers are for a cluster")
+
+
 @pytest.mark.parametrize(
     ("text", "tls"),
     [("true", True), ("True", True), ("1", True), ("yes", True), ("false", False), ("FALSE", False), ("0", False)],
