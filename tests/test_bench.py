@@ -53,7 +53,7 @@ def test_every_method_settles_every_entry(files: PreparedFiles, method: str, ind
 def test_a_rate_limit_that_does_not_bite_is_on_and_leaves_nothing(files: PreparedFiles, method: str) -> None:
     with RedisServer(search=False) as server, Target(server.port, ENTRIES, indexed=False).client() as client:
         target = Target(server.port, ENTRIES, indexed=False)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         with Child("bench.worker", method, target.to_json()) as worker:
             worker.hear()
             files.seed(server.port, Seed.ABANDONED, ENTRIES)
@@ -65,7 +65,7 @@ def test_a_rate_limit_that_does_not_bite_is_on_and_leaves_nothing(files: Prepare
 def test_round_that_stored_or_acknowledged_too_little_is_noticed(files: PreparedFiles) -> None:
     with RedisServer() as server, Target(server.port, ENTRIES, indexed=True).client() as client:
         target = Target(server.port, ENTRIES, indexed=True, limit_file=str(files.limit(ENTRIES)))
-        target.create_group_and_index()
+        target.create_groups_and_index()
         files.seed(server.port, Seed.ABANDONED, ENTRIES)
         with pytest.raises(NotSettled):
             check_settled(target)
@@ -85,7 +85,7 @@ def test_round_that_stored_or_acknowledged_too_little_is_noticed(files: Prepared
 def test_seeded_entries_are_pending_as_their_kind_says(files: PreparedFiles, kind: Seed) -> None:
     with RedisServer(search=False) as server:
         target = Target(server.port, ENTRIES, indexed=False)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         files.seed(server.port, kind, ENTRIES)
         with target.client() as client:
             rows = client.xpending_range("tweets_stream", "redisearch_app_group", "-", "+", ENTRIES)
