@@ -47,7 +47,7 @@ def _measure(example: Example, entries: int) -> Memory:
     with RedisServer(search=True) as server, Redis(port=server.port) as client:
         settings = example.values | server.environment | {"INDEX_SCHEMA": "off", "RECOVERY_RATE_LIMIT": "0"}
         client.xgroup_create(stream.stream, stream.group, "0", mkstream=True)
-        asyncio.run(_sweep(settings))  # loads the scripts
+        _warm_up(client, settings, stream, items[:1])
         empty = _used(client)
         _add(client, stream, items)
         added = _used(client)
@@ -70,6 +70,14 @@ def _measure(example: Example, entries: int) -> Memory:
         index=(indexed - stored) / hashes,
         dead_letter=dead_letter,
     )
+
+
+def _warm_up(client: Any, settings: dict[str, str], stream: StreamSettings, items: list[dict[str, str]]) -> None:
+    """Scripts and consumers are there from now on: they are no entry's."""
+    _add(client, stream, items)
+    _abandon(client, stream)
+    asyncio.run(_sweep(settings))
+    client.delete(*client.keys(f"{stream.hash_prefix}*"))
 
 
 def _items(example: Example, entries: int) -> Iterator[Item]:

@@ -109,7 +109,11 @@ def _stored(reader: Any, keys: list[tuple[int, str]]) -> int:
 
 def _stored_in_cluster(reader: Any, target: Target) -> int:
     """All of the masters' keys but the streams and the bystander's: one EXISTS may not name several slots."""
-    return int(reader.dbsize(target_nodes=RedisCluster.PRIMARIES)) - len(target.streams) - int(reader.exists(BYSTANDER_KEY))
+    return (
+        int(reader.dbsize(target_nodes=RedisCluster.PRIMARIES))
+        - len(target.streams)
+        - int(reader.exists(BYSTANDER_KEY))
+    )
 
 
 def _documents(client: Any) -> int:
