@@ -1,14 +1,20 @@
-"""The tables of docs/SIZING.md: `python -m bench.sizing`. Measured ones from bench/results, the others computed from them."""
+"""The tables of docs/SIZING.md, measured ones and what follows from them: `python -m bench.sizing [--write]`.
+
+They come from bench/results/sizing.json; --write puts them into the page.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.markdown import markdown_table
 from bench.results import FOLDER, MAIN, Results, Summary
 from bench.table import cluster_table, machine_line, memory_table, small_table, spread_table, window_table
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "SIZING.md"
 MONTH_S = 30 * 86_400
 INTERVAL_S, BUDGET_S, LAST_SHARE_S = 20, 15, 1
 WORK_S = BUDGET_S - LAST_SHARE_S
@@ -87,7 +93,7 @@ def shards_table(results: Results) -> str:
                 f"{1e6 / summary.client_cpu_us:,.0f}",
             )
         )
-    headers = ("computed", "a shard at full speed takes", "of a core", "such shards a core", "entries/s a core")
+    headers = ("computed: shards", "a shard at full speed takes", "of a core", "such shards a core", "entries/s a core")
     return markdown_table(headers, rows)
 
 
@@ -100,7 +106,7 @@ def backlog_table(results: Results) -> str:
     rows = [
         (name, f"{rate:,.0f}", *(_lasting(backlog_s(entries, rate)) for entries in BACKLOGS)) for name, rate in rates
     ]
-    return markdown_table(("computed", "entries/s", *(f"{entries:,}" for entries in BACKLOGS)), rows)
+    return markdown_table(("computed: a backlog lasts", "entries/s", *(f"{entries:,}" for entries in BACKLOGS)), rows)
 
 
 def backlog_s(entries: int, rate: float) -> float:
@@ -126,7 +132,7 @@ def bill_table() -> str:
             )
         )
     headers = (
-        "computed, for 30 days",
+        "computed: 30 days",
         "executions",
         "idle: GB-s",
         "USD",
@@ -163,5 +169,26 @@ def sizing_tables(results: Results) -> list[str]:
     ]
 
 
+def filled(page: str, tables: list[str]) -> str:
+    """The page with each table in the place of the one whose first column is called the same."""
+    by_name = {_name(table): table for table in tables if table}
+    return "\n\n".join(by_name.get(_name(block), block) for block in page.rstrip("\n").split("\n\n")) + "\n"
+
+
+def _name(block: str) -> str:
+    """A table's first header; the line about the machine has a name too; of anything else, itself."""
+    if block.startswith("| "):
+        return block.split("|")[1].strip()
+    return "machine" if "; Redis " in block and ", RediSearch " in block and "\n" not in block else block
+
+
+def main() -> None:
+    tables = sizing_tables(Results.load(FOLDER / "sizing.json"))
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    else:
+        print("\n\n".join(tables))
+
+
 if __name__ == "__main__":
-    print("\n\n".join(sizing_tables(Results.load(FOLDER / "sizing.json"))))
+    main()

@@ -94,7 +94,7 @@ def cluster_table(results: Results) -> str:
         if (summary := results.summary(CLUSTER, name, False))
     ]
     headers = (
-        "not indexed",
+        "a cluster, not indexed",
         "entries/s",
         "÷ one server, script",
         "÷ one server, gather",
