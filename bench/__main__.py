@@ -38,7 +38,8 @@ MODES = ("script", "gather")
 def main() -> None:
     options = _options()
     plan = _plan(options)
-    path = FOLDER / f"{options.name or plan.name}.json"
+    usual_name = "sizing" if options.sizing and options.full else plan.name
+    path = FOLDER / f"{options.name or usual_name}.json"
     started = time.monotonic()
     results = Results.load(path) if options.update and path.exists() else Results()
     results.machine = describe_machine()
@@ -188,7 +189,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=COMPARED, help="methods to compare")
     parser.add_argument("--entries", type=int, help="entries a round, for every method")
     parser.add_argument("--rounds", type=int, help="rounds of every method")
-    parser.add_argument("--name", help="name of the result file (default: quick or full)")
+    parser.add_argument("--name", help="name of the result file (default: quick, full or sizing)")
     parser.add_argument("--update", action="store_true", help="keep what the result file has of the other parts")
     parser.add_argument("--sizing", action="store_true", help="the parts that docs/SIZING.md is made of")
     options = parser.parse_args()
