@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: venv demo test lint bench bench-full faults clean
+.PHONY: venv demo test lint bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ test: lint
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m bench --quick $(ARGS)
+
+bench-sizing: $(VENV)/.bench-ready
+	$(BIN)/python -m bench --full --sizing --goals $(ARGS)
 
 bench-full: $(VENV)/.bench-ready
 	$(BIN)/python -m bench --full --goals $(ARGS)

@@ -18,23 +18,31 @@ from bench.cold_start import measure_cold_starts
 from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
 from bench.machine import describe_machine
-from bench.methods import COMPARED
+from bench.memory import measure_memory
+from bench.methods import CLUSTERED, COMPARED, SPREAD_OVER
 from bench.plans import FULL, GROWING, LIMITED_OR_NOT, QUICK, Plan
 from bench.prepared import PreparedFiles
-from bench.results import FOLDER, GROWTH, MAIN, RATE_LIMIT, Results
+from bench.rate_window import RateWindow, measure_rate_window
+from bench.results import CLUSTER, FOLDER, GROWTH, MAIN, RATE_LIMIT, SPREAD, Results
 from bench.rounds import Round, run_round
+from bench.small_stream import SmallStream, measure_small_stream
 from bench.table import tables
 from demo.redis import NoServer
 
 PARTS = ("methods", "growth", "rate-limit", "idle", "cold")
+SIZING_PARTS = ("methods", "rate-limit", "spread", "cluster", "small", "window", "memory")
+"""What the sizing page is made of; of the methods, ours."""
+MODES = ("script", "gather")
 
 
 def main() -> None:
     options = _options()
     plan = _plan(options)
-    path = FOLDER / f"{options.name or plan.name}.json"
+    usual_name = "sizing" if options.sizing and options.full else plan.name
+    path = FOLDER / f"{options.name or usual_name}.json"
     started = time.monotonic()
-    results = Results(machine=describe_machine())
+    results = Results.load(path) if options.update and path.exists() else Results()
+    results.machine = describe_machine()
     try:
         _measure(results, plan, options)
     finally:  # half of a long run is worth keeping
@@ -48,18 +56,46 @@ def main() -> None:
 def _measure(results: Results, plan: Plan, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         files = PreparedFiles(Path(folder))
-        if "methods" in options.only:
-            results.rounds.extend(_compare_methods(files, plan, options.methods))
-        if "growth" in options.only:
-            results.rounds.extend(_grow(files, plan, options.methods))
-        if "rate-limit" in options.only:
-            results.rounds.extend(_limit_rate(files, plan))
+        for section, rounds in _rounds_of(files, plan, options.methods).items():
+            if section in options.only:
+                results.rounds = [round_ for round_ in results.rounds if round_.section != section]
+                results.rounds.extend(rounds)
+        if "small" in options.only:
+            results.small_streams = list(_small_streams(files, plan))
+        if "window" in options.only:
+            results.rate_windows = list(_rate_windows(files, plan))
         if "idle" in options.only:
             _tell(f"ticks with nothing to do, up to {plan.idle_pending:,} pending")
             results.idle_ticks = measure_idle_ticks(files, plan.idle_pending, plan.idle_ticks)
+    if "memory" in options.only:
+        _tell("memory an entry takes, with each example's data")
+        results.memory = measure_memory(plan.memory_entries)
     if "cold" in options.only:
         _tell(f"{plan.cold_starts} cold starts")
         results.cold_starts = measure_cold_starts(plan.cold_starts)
+
+
+def _rounds_of(files: PreparedFiles, plan: Plan, methods: list[str]) -> dict[str, Iterator[Round]]:
+    """By section; nothing runs before it is asked for."""
+    return {
+        MAIN: _compare_methods(files, plan, methods),
+        GROWTH: _grow(files, plan, methods),
+        RATE_LIMIT: _limit_rate(files, plan),
+        SPREAD: _spread(files, plan),
+        CLUSTER: _cluster(files, plan),
+    }
+
+
+def _small_streams(files: PreparedFiles, plan: Plan) -> Iterator[SmallStream]:
+    for mode in MODES * plan.small_rounds:
+        _tell(f"a small stream beside one of {plan.small_beside:,}, {mode}")
+        yield measure_small_stream(files, mode, plan.small_beside)
+
+
+def _rate_windows(files: PreparedFiles, plan: Plan) -> Iterator[RateWindow]:
+    for mode in MODES:
+        _tell(f"three janitors under {plan.window_limit}/s for {plan.window_s:g} s, {mode}")
+        yield measure_rate_window(files, mode, plan.window_limit, plan.window_s)
 
 
 def _compare_methods(files: PreparedFiles, plan: Plan, methods: Iterable[str]) -> Iterator[Round]:
@@ -85,6 +121,19 @@ def _limit_rate(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
             yield from _told(run_round(files, RATE_LIMIT, method, False, plan.rate_limit_entries, number))
 
 
+def _spread(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
+    for number in range(plan.spread_rounds):
+        for indexed in (True, False):
+            for method in _rotated(list(SPREAD_OVER), number):
+                yield from _told(run_round(files, SPREAD, method, indexed, plan.spread_entries, number))
+
+
+def _cluster(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
+    for number in range(plan.cluster_rounds):
+        for method in _rotated(list(CLUSTERED), number):
+            yield from _told(run_round(files, CLUSTER, method, False, plan.cluster_entries, number))
+
+
 def _rotated(methods: list[str], number: int) -> list[str]:
     """Each round begins with another method, so that none is always the one after a pause."""
     start = number % max(1, len(methods))
@@ -95,7 +144,7 @@ def _told(rounds: list[Round]) -> list[Round]:
     for round_ in rounds:
         index = "indexed" if round_.indexed else "not indexed"
         void = f"  void: server {round_.server_busy:.0%} busy" if round_.void else ""
-        work = f"{round_.method:<15}{index:<12}{round_.entries:>9,} entries {round_.seconds:7.2f} s"
+        work = f"{round_.method:<22}{index:<12}{round_.entries:>9,} entries {round_.seconds:7.2f} s"
         rate = f"{round_.entries_per_s:>9,.0f}/s  p99 {round_.bystander['p99_ms']:.1f} ms"
         _tell(f"round {round_.number + 1}  {work}{rate}{void}")
     return rounds
@@ -109,12 +158,23 @@ def _plan(options: argparse.Namespace) -> Plan:
     plan = FULL if options.full else QUICK
     if options.entries:
         plan = dataclasses.replace(
-            plan, entries=dict.fromkeys(COMPARED, options.entries), rate_limit_entries=options.entries
+            plan,
+            entries=dict.fromkeys(COMPARED, options.entries),
+            rate_limit_entries=options.entries,
+            spread_entries=options.entries,
+            cluster_entries=options.entries,
         )
     if options.rounds:
         rounds = options.rounds
         plan = dataclasses.replace(
-            plan, rounds=rounds, slow_rounds=rounds, growth_rounds=rounds, rate_limit_rounds=rounds
+            plan,
+            rounds=rounds,
+            slow_rounds=rounds,
+            growth_rounds=rounds,
+            rate_limit_rounds=rounds,
+            spread_rounds=rounds,
+            cluster_rounds=rounds,
+            small_rounds=rounds,
         )
     return plan
 
@@ -125,12 +185,17 @@ def _options() -> argparse.Namespace:
     size.add_argument("--quick", action="store_true", help="at most three minutes (the default)")
     size.add_argument("--full", action="store_true", help="the numbers for the README; about half an hour")
     parser.add_argument("--goals", action="store_true", help="check the goals of the benchmark issue too")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
-    parser.add_argument("--methods", nargs="+", choices=COMPARED, default=list(COMPARED), help="methods to compare")
+    parser.add_argument("--only", nargs="+", choices=sorted({*PARTS, *SIZING_PARTS}), help="parts to measure")
+    parser.add_argument("--methods", nargs="+", choices=COMPARED, help="methods to compare")
     parser.add_argument("--entries", type=int, help="entries a round, for every method")
     parser.add_argument("--rounds", type=int, help="rounds of every method")
-    parser.add_argument("--name", help="name of the result file (default: quick or full)")
-    return parser.parse_args()
+    parser.add_argument("--name", help="name of the result file (default: quick, full or sizing)")
+    parser.add_argument("--update", action="store_true", help="keep what the result file has of the other parts")
+    parser.add_argument("--sizing", action="store_true", help="the parts that docs/SIZING.md is made of")
+    options = parser.parse_args()
+    options.only = options.only or (SIZING_PARTS if options.sizing else PARTS)
+    options.methods = options.methods or (MODES if options.sizing else list(COMPARED))
+    return options
 
 
 if __name__ == "__main__":

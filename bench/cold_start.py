@@ -43,7 +43,7 @@ class ColdStart:
 def measure_cold_starts(rounds: int) -> list[ColdStart]:
     with RedisServer(search=True) as server:
         target = Target(server.port, 0, indexed=True)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         _cold_start(target)  # writes the byte code, fills the page cache
         return [_cold_start(target) for _ in range(rounds)]
 

@@ -10,9 +10,10 @@ from statistics import median
 from bench.idle_ticks import IdleTicks
 from bench.markdown import markdown_table
 from bench.prepared import Seed
-from bench.results import GROWTH, MAIN, RATE_LIMIT, Results, Summary
+from bench.results import GROWTH, MAIN, RATE_LIMIT, SPREAD, Results, Summary
 
 SMALL, LARGE = 10_000, 1_000_000
+MINUTE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ def check_goals(results: Results) -> list[Goal]:
         *_rates(results),
         *_growth(results),
         *_rate_limit(results),
+        *_spread(results),
+        *_small_streams(results),
+        *_rate_windows(results),
         *_bystander(results),
         *_idle(results),
         *_cold(results),
@@ -119,6 +123,40 @@ def _rate_limit(results: Results) -> list[Goal]:
         free, limited = (results.summary(RATE_LIMIT, method, False) for method in (mode, f"{mode}-limited"))
         ratio = _ratio(limited.seconds, free.seconds) if free and limited else None
         goals.append(Goal(f"{mode}, time under a rate limit that does not bite ÷ without", ratio, 1.05, False))
+    return goals
+
+
+def _spread(results: Results) -> list[Goal]:
+    goals = []
+    for mode in ("script", "gather"):
+        for indexed in (True, False):
+            one, eight = (
+                results.summary(SPREAD, f"{mode}-{name}", indexed) for name in ("one-stream", "eight-streams")
+            )
+            index = "indexed" if indexed else "not indexed"
+            ratio = _ratio(eight.seconds, one.seconds) if one and eight else None
+            remark = f"{eight.seconds:.2f} ÷ {one.seconds:.2f} s" if one and eight else ""
+            goals.append(Goal(f"{mode}, {index}: eight streams ÷ one, one tick", ratio, 1.15, False, remark))
+    return goals
+
+
+def _small_streams(results: Results) -> list[Goal]:
+    goals = []
+    for mode in ("script", "gather"):
+        runs = [run for run in results.small_streams if (run.mode, run.large_entries) == (mode, LARGE)]
+        ticks = max((float(run.ticks) for run in runs), default=None)
+        remark = f"after {1_000 * max(run.clean_after_s for run in runs):.0f} ms at worst" if runs else ""
+        goals.append(Goal(f"{mode}, 10 entries beside 1M: ticks until clean, worst", ticks, 2.0, False, remark))
+    return goals
+
+
+def _rate_windows(results: Results) -> list[Goal]:
+    goals = []
+    for mode in ("script", "gather"):
+        run = next((run for run in results.rate_windows if run.mode == mode and run.seconds >= MINUTE_S), None)
+        ratio = _ratio(run.fullest_second, run.limit) if run else None
+        remark = f"{run.fullest_second} of {run.limit}; {run.taken_up:,} in {run.seconds:.1f} s" if run else ""
+        goals.append(Goal(f"{mode}, fullest second of three janitors ÷ limit", ratio, 1.0, False, remark))
     return goals
 
 

@@ -41,7 +41,7 @@ def measure_idle_ticks(files: PreparedFiles, entries: int, ticks: int) -> list[I
 def _measure(files: PreparedFiles, state: Seed | None, entries: int, ticks: int) -> IdleTicks:
     with RedisServer(search=True) as server:
         target = Target(server.port, entries, indexed=True)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         with Child("bench.worker", "tick", target.to_json()) as worker, target.client() as client:
             worker.hear()
             if state:

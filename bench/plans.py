@@ -25,6 +25,15 @@ class Plan:
     cold_starts: int
     rate_limit_entries: int
     rate_limit_rounds: int
+    spread_entries: int
+    spread_rounds: int
+    cluster_entries: int
+    cluster_rounds: int
+    small_beside: int
+    small_rounds: int
+    window_limit: int
+    window_s: float
+    memory_entries: int
 
     def rounds_of(self, method: str) -> int:
         return self.rounds if method in OURS_AND_LIMIT else self.slow_rounds
@@ -49,6 +58,15 @@ QUICK = Plan(
     cold_starts=9,
     rate_limit_entries=30_000,
     rate_limit_rounds=3,
+    spread_entries=40_000,
+    spread_rounds=3,
+    cluster_entries=15_000,
+    cluster_rounds=1,
+    small_beside=50_000,
+    small_rounds=1,
+    window_limit=100,
+    window_s=5,
+    memory_entries=5_000,
 )
 
 FULL = Plan(
@@ -70,4 +88,13 @@ FULL = Plan(
     cold_starts=15,
     rate_limit_entries=100_000,
     rate_limit_rounds=7,
+    spread_entries=160_000,
+    spread_rounds=5,
+    cluster_entries=60_000,
+    cluster_rounds=5,
+    small_beside=1_000_000,
+    small_rounds=3,
+    window_limit=100,
+    window_s=60,
+    memory_entries=20_000,
 )

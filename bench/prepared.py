@@ -31,20 +31,19 @@ class PreparedFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def seed(self, port: int, kind: Seed, entries: int) -> None:
-        """Let the server hold that many entries, delivered to three processors and never acknowledged."""
-        path = self._folder / f"seed-{kind.name.lower()}-{entries}"
+    def seed(self, port: int, kind: Seed, entries: int, first: int = 0, stream: bytes = STREAM) -> None:
+        """Let the server's stream hold that many entries, delivered to three processors and never acknowledged.
+
+        ``first``: the number of the first one's tweet.
+        """
+        path = self._folder / f"seed-{kind.name.lower()}-{stream.decode()}-{first}-{entries}"
+        commands = _seed_commands(kind, range(first, first + entries), stream)
         with connect(port) as connection:
-            stream_file(connection, self._written(path, _seed_commands(kind, entries)))
+            stream_file(connection, self._written(path, commands))
 
     def limit(self, entries: int) -> Path:
         """The commands that settle abandoned entries, and nothing else."""
         return self._written(self._folder / f"limit-{entries}", _limit_commands(entries))
-
-    def drop(self, entries: int) -> None:
-        """Remove the files of that many entries."""
-        for path in self._folder.glob(f"*-{entries}"):
-            path.unlink()
 
     def _written(self, path: Path, commands: Iterator[bytes]) -> Path:
         if not path.exists():
@@ -54,39 +53,39 @@ class PreparedFiles:
         return path
 
 
-def _chunks(entries: int, size: int) -> Iterator[range]:
-    return (range(start, min(start + size, entries)) for start in range(0, entries, size))
+def _chunks(numbers: range, size: int) -> Iterator[range]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-def _seed_commands(kind: Seed, entries: int) -> Iterator[bytes]:
+def _seed_commands(kind: Seed, numbers: range, stream: bytes) -> Iterator[bytes]:
     yield encode(b"CLIENT", b"REPLY", b"OFF")
-    for position, chunk in enumerate(_chunks(entries, PAGE)):
+    for position, chunk in enumerate(_chunks(numbers, PAGE)):
         processor = PROCESSORS[position % len(PROCESSORS)]
-        yield b"".join(_add(number, kind) for number in chunk)
-        yield encode(b"XREADGROUP", b"GROUP", GROUP, processor, b"COUNT", b"%d" % PAGE, b"STREAMS", STREAM, b">")
+        yield b"".join(_add(number, kind, stream) for number in chunk)
+        yield encode(b"XREADGROUP", b"GROUP", GROUP, processor, b"COUNT", b"%d" % PAGE, b"STREAMS", stream, b">")
         if kind is Seed.ABANDONED:
-            yield _abandon(chunk, processor)
+            yield _abandon(chunk, processor, stream)
     yield encode(b"CLIENT", b"REPLY", b"ON")
 
 
-def _add(number: int, kind: Seed) -> bytes:
+def _add(number: int, kind: Seed, stream: bytes) -> bytes:
     name = b"*" if kind is Seed.IN_FLIGHT else tweets.entry_id(number)
-    return b"*13\r\n" + encode_words(b"XADD", STREAM, name) + _fields(number)
+    return b"*13\r\n" + encode_words(b"XADD", stream, name) + _fields(number)
 
 
 def _fields(number: int) -> bytes:
     return encode_words(b"id", tweets.tweet_id(number)) + tweets.body(number).encoded
 
 
-def _abandon(chunk: range, processor: bytes) -> bytes:
+def _abandon(chunk: range, processor: bytes, stream: bytes) -> bytes:
     ids = [tweets.entry_id(number) for number in chunk]
     idle = (b"IDLE", b"%d" % ABANDONED_FOR_MS, b"RETRYCOUNT", b"1", b"JUSTID")
-    return encode(b"XCLAIM", STREAM, GROUP, processor, b"0", *ids, *idle)
+    return encode(b"XCLAIM", stream, GROUP, processor, b"0", *ids, *idle)
 
 
 def _limit_commands(entries: int) -> Iterator[bytes]:
     min_idle = b"%d" % (1_000 * MIN_IDLE_S)
-    for page in _chunks(entries, PAGE):
+    for page in _chunks(range(entries), PAGE):
         start = b"(" + tweets.entry_id(page.start - 1) if page.start else b"-"
         yield encode(b"XPENDING", STREAM, GROUP, start, b"+", b"%d" % PAGE)
         for first in range(page.start, page.stop, CLAIM):

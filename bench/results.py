@@ -10,10 +10,13 @@ from statistics import median
 
 from bench.cold_start import ColdStart
 from bench.idle_ticks import IdleTicks
+from bench.memory import Memory
+from bench.rate_window import RateWindow
 from bench.rounds import Round
+from bench.small_stream import SmallStream
 
 FOLDER = Path(__file__).parent / "results"
-MAIN, GROWTH, RATE_LIMIT = "methods", "growth", "rate-limit"
+MAIN, GROWTH, RATE_LIMIT, SPREAD, CLUSTER = "methods", "growth", "rate-limit", "spread", "cluster"
 
 
 @dataclass(slots=True)
@@ -24,6 +27,9 @@ class Results:
     rounds: list[Round] = field(default_factory=list)
     idle_ticks: list[IdleTicks] = field(default_factory=list)
     cold_starts: list[ColdStart] = field(default_factory=list)
+    small_streams: list[SmallStream] = field(default_factory=list)
+    rate_windows: list[RateWindow] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +43,9 @@ class Results:
             rounds=[Round(**item) for item in raw["rounds"]],
             idle_ticks=[IdleTicks(**item) for item in raw["idle_ticks"]],
             cold_starts=[ColdStart(**item) for item in raw["cold_starts"]],
+            small_streams=[SmallStream(**item) for item in raw.get("small_streams", ())],
+            rate_windows=[RateWindow(**item) for item in raw.get("rate_windows", ())],
+            memory=[Memory(**item) for item in raw.get("memory", ())],
         )
 
     def summary(self, section: str, method: str, indexed: bool, entries: int | None = None) -> Summary | None:
@@ -70,6 +79,9 @@ class Summary:
     server_busy: float
     p50_ms: float
     p99_ms: float
+    net_in_bytes: float
+    net_out_bytes: float
+    """An entry's."""
 
     @classmethod
     def of(cls, rounds: list[Round]) -> Summary:
@@ -90,6 +102,8 @@ class Summary:
             server_busy=median(round_.server_busy for round_ in counted),
             p50_ms=median(round_.bystander["p50_ms"] for round_ in counted),
             p99_ms=median(round_.bystander["p99_ms"] for round_ in counted),
+            net_in_bytes=median(round_.net_in_bytes for round_ in counted) / entries,
+            net_out_bytes=median(round_.net_out_bytes for round_ in counted) / entries,
         )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
+from redis import RedisCluster
 
 from bench import tweets
+from bench.bystander import KEY as BYSTANDER_KEY
 from bench.child import Child
-from bench.prepared import GROUP, PREFIX, STREAM, PreparedFiles, Seed
+from bench.methods import METHODS
+from bench.prepared import PreparedFiles
+from bench.setups import SETUPS
 from bench.target import INDEX, Target
-from demo.redis import RedisServer
 
 BUSY_ENOUGH = 0.95
 ATTEMPTS = 4
@@ -38,6 +40,8 @@ class Round:
     server_cpu_s: float
     server_main_thread_s: float
     bystander: dict[str, float]
+    net_in_bytes: int = 0
+    net_out_bytes: int = 0
 
     @property
     def entries_per_s(self) -> float:
@@ -58,15 +62,12 @@ def run_round(files: PreparedFiles, section: str, method: str, indexed: bool, en
 
 
 def _attempt(files: PreparedFiles, section: str, method: str, indexed: bool, entries: int, number: int) -> Round:
-    limit_file = str(files.limit(entries)) if method == "limit" else None
-    with RedisServer(search=indexed) as server:
-        target = Target(server.port, entries, indexed, limit_file)
-        target.create_group_and_index()
+    with SETUPS[METHODS[method].setup](files, entries, indexed) as target:
         with Child("bench.worker", method, target.to_json()) as worker:
             worker.hear()
-            files.seed(server.port, Seed.ABANDONED, entries)
+            target.seed(files)
             check_seeded(target)
-            with Child("bench.bystander", str(server.port)) as bystander:
+            with Child("bench.bystander", str(target.bystander_port or target.port)) as bystander:
                 bystander.hear()
                 bystander.tell("go")
                 reading = worker.ask("go")
@@ -87,29 +88,32 @@ def check_settled(target: Target) -> None:
 
     Raises NotSettled.
     """
-    with target.client() as client:
-        pending = client.xpending(STREAM, GROUP)["pending"]
-        stored = _stored(client, target.entries)
-        wrong = [number for number in _sample(target.entries) if not _is_right(client, number)]
-        indexed = _documents(client) if target.indexed else target.entries
+    pending = target.pending()
+    keys = list(target.keys())
+    sample = keys[:: max(1, len(keys) // SAMPLES)]
+    with target.reader() as reader:
+        stored = _stored_in_cluster(reader, target) if target.cluster_ports else _stored(reader, keys)
+        wrong = [number for number, key in sample if reader.hgetall(key) != tweets.fields(number)]
+        indexed = _documents(reader) if target.indexed else target.entries
     if pending or stored != target.entries or wrong or indexed != target.entries:
         raise NotSettled(
             f"of {target.entries} entries {pending} are pending, {stored} stored, {indexed} indexed; "
-            f"{len(wrong)} of {len(_sample(target.entries))} looked at are not what the entry held"
+            f"{len(wrong)} of {len(sample)} looked at are not what the entry held"
         )
 
 
-def _stored(client: Redis, entries: int) -> int:
-    keys = [PREFIX + tweets.tweet_id(number) for number in range(entries)]
-    return sum(int(client.exists(*keys[start : start + 1_000])) for start in range(0, entries, 1_000))
+def _stored(reader: Any, keys: list[tuple[int, str]]) -> int:
+    names = [key for _, key in keys]
+    return sum(int(reader.exists(*names[start : start + 1_000])) for start in range(0, len(names), 1_000))
 
 
-def _sample(entries: int) -> range:
-    return range(0, entries, max(1, entries // SAMPLES))
-
-
-def _is_right(client: Redis, number: int) -> bool:
-    return bool(client.hgetall(PREFIX + tweets.tweet_id(number)) == tweets.fields(number))
+def _stored_in_cluster(reader: Any, target: Target) -> int:
+    """All of the masters' keys but the streams and the bystander's: one EXISTS may not name several slots."""
+    return (
+        int(reader.dbsize(target_nodes=RedisCluster.PRIMARIES))
+        - len(target.streams)
+        - int(reader.exists(BYSTANDER_KEY))
+    )
 
 
 def _documents(client: Any) -> int:

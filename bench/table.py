@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from bench.markdown import markdown_table
-from bench.methods import COMPARED
+from bench.methods import CLUSTERED, COMPARED, SPREAD_OVER
 from bench.plans import GROWING
-from bench.results import GROWTH, MAIN, Results, Summary
+from bench.results import CLUSTER, GROWTH, MAIN, SPREAD, Results, Summary
 
 COLUMNS = (
     "entries/s",
@@ -28,6 +28,11 @@ def tables(results: Results) -> str:
         methods_table(results, indexed=True),
         methods_table(results, indexed=False),
         growth_table(results),
+        spread_table(results),
+        cluster_table(results),
+        small_table(results),
+        window_table(results),
+        memory_table(results),
         idle_table(results),
         cold_table(results),
         machine_line(results),
@@ -55,6 +60,107 @@ def growth_table(results: Results) -> str:
                 rows.append((label, *(_growth_cell(summary) for summary in by_size)))
     sizes = [f"{entries:,} pending" for entries in results.sizes(GROWTH)]
     return markdown_table(("entries/s (time; client memory)", *sizes), rows) if rows else ""
+
+
+def spread_table(results: Results) -> str:
+    rows = [
+        (
+            f"{method.label}, {'indexed' if indexed else 'not indexed'}",
+            f"{summary.entries:,}",
+            f"{summary.seconds:.2f}",
+            f"{summary.client_cpu_us:.1f}",
+            f"{summary.server_cpu_us:.1f}",
+            f"{summary.p99_ms:.1f}",
+        )
+        for indexed in (True, False)
+        for name, method in SPREAD_OVER.items()
+        if (summary := results.summary(SPREAD, name, indexed))
+    ]
+    headers = ("many streams", "entries", "s", "client CPU, µs/entry", "server CPU, µs/entry", "bystander p99, ms")
+    return markdown_table(headers, rows) if rows else ""
+
+
+def cluster_table(results: Results) -> str:
+    base = results.summary(CLUSTER, "server-script", False), results.summary(CLUSTER, "server-gather", False)
+    rows = [
+        (
+            method.label,
+            f"{summary.entries_per_s:,.0f}",
+            *(f"{summary.entries_per_s / one.entries_per_s:.2f}" if one else "–" for one in base),
+            f"{summary.client_cpu_us:.1f}",
+            f"{summary.server_cpu_us:.1f}",
+        )
+        for name, method in CLUSTERED.items()
+        if (summary := results.summary(CLUSTER, name, False))
+    ]
+    headers = (
+        "a cluster, not indexed",
+        "entries/s",
+        "÷ one server, script",
+        "÷ one server, gather",
+        "client CPU, µs/entry",
+        "all servers' CPU, µs/entry",
+    )
+    return markdown_table(headers, rows) if rows else ""
+
+
+def small_table(results: Results) -> str:
+    rows = []
+    for mode in sorted({run.mode for run in results.small_streams}, reverse=True):
+        runs = [run for run in results.small_streams if run.mode == mode]
+        first = runs[0]
+        rows.append(
+            (
+                f"{first.small_entries} entries beside {first.large_entries:,}, {mode}, indexed",
+                str(max(run.ticks for run in runs)),
+                f"{1_000 * median(run.clean_after_s for run in runs):.0f}",
+                f"{1_000 * max(run.clean_after_s for run in runs):.0f}",
+                f"{median(run.first_tick_s for run in runs):.1f}",
+                f"{median(run.large_left for run in runs):,.0f}",
+            )
+        )
+    headers = ("the small stream", "ticks", "clean after, ms", "worst, ms", "that tick, s", "left of the large one")
+    return markdown_table(headers, rows) if rows else ""
+
+
+def window_table(results: Results) -> str:
+    rows = [
+        (
+            f"three janitors, {run.limit} entries/s, {run.mode}",
+            f"{run.seconds:.1f}",
+            f"{run.taken_up:,}",
+            str(run.fullest_second),
+            " + ".join(f"{count:,}" for count in run.processed_by),
+        )
+        for run in results.rate_windows
+    ]
+    headers = ("a shared limit", "s", "taken up", "in the fullest second", "by each")
+    return markdown_table(headers, rows) if rows else ""
+
+
+def memory_table(results: Results) -> str:
+    rows = [
+        (
+            item.example,
+            f"{item.payload:.0f}",
+            f"{item.in_stream:.0f}",
+            f"{item.pending:.0f}",
+            f"{item.hash:.0f}",
+            f"{item.index:.0f}",
+            f"{item.dead_letter:.0f}",
+        )
+        for item in results.memory
+    ]
+    headers = (
+        "bytes an entry",
+        "names and values",
+        "in the stream",
+        "pending",
+        "its hash",
+        "its index",
+        "as dead letter",
+    )
+    return markdown_table(headers, rows) if rows else ""
 
 
 def idle_table(results: Results) -> str:

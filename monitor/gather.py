@@ -50,6 +50,10 @@ class GatherSettle:
         self._telemetry = telemetry
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
+        async with self._link.turn_at(self._settings.stream, self.concurrency):
+            return await self._settle(entries)
+
+    async def _settle(self, entries: Sequence[PendingEntry]) -> Batch:
         batch = Batch(len(entries))
         ids = [entry.entry_id for entry in entries]
         fields = await self._read(ids)

@@ -66,6 +66,7 @@ class Settle(Protocol):
     name: str
     batch_size: int
     concurrency: int
+    """How many batches are under way at once, also if several streams of the same server are being swept."""
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         """Settle the first of ``entries``; safe to repeat at any point.
@@ -123,8 +124,9 @@ class ScriptSettle:
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         ids = [entry.entry_id for entry in entries]
         try:
-            with self._telemetry.settle(len(ids)):
-                reply = await self._script.run(self._link, self._keys, (*self._head, b" ".join(ids)))
+            async with self._link.turn_at(self._keys[0], self.concurrency):
+                with self._telemetry.settle(len(ids)):
+                    reply = await self._script.run(self._link, self._keys, (*self._head, b" ".join(ids)))
         except ResponseError as error:
             if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
                 raise ScriptNotAllowed(_reason(error)) from None

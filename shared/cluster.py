@@ -10,11 +10,12 @@ Sources: the Redis Cluster specification (slots, MOVED, ASK and ASKING), CLUSTER
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -139,6 +140,12 @@ class ClusterLink:
     async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
         await self.topology()
         return await self._sent(list(commands), int(self._has_replicas) if replicas is None else replicas)
+
+    @contextlib.asynccontextmanager
+    async def turn_at(self, key: Argument, at_once: int) -> AsyncIterator[None]:
+        (route,) = (await self._routes([("EXISTS", key)])).values()
+        async with self._server(route.address).turn_at(key, at_once):
+            yield
 
     async def load_script(self, text: str) -> None:
         servers = [self._server(address) for address in (await self.topology()).primaries]

@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from redis import exceptions as redis_errors
@@ -78,6 +79,12 @@ class RedisLink(Protocol):
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
         """
 
+    def turn_at(self, key: Argument, at_once: int) -> AbstractAsyncContextManager[object]:
+        """A turn to keep the server busy that has ``key``, in order; ``at_once`` of those who ask for as many have one.
+
+        A server has one thread: whatever more is under way only lengthens the time in which it serves nobody else.
+        """
+
     async def load_script(self, text: str) -> None:
         """SCRIPT LOAD, on every server that may be asked to run it."""
 
@@ -97,6 +104,7 @@ class ServerLink:
     ) -> None:
         """``timeout_s`` bounds each round trip, connecting included, in seconds; ``tokens``: those of other links too."""
         self._timeout_s = timeout_s
+        self._turns: dict[int, asyncio.Semaphore] = {}
         self._client = Redis(
             host=settings.host,
             port=settings.port,
@@ -154,6 +162,9 @@ class ServerLink:
         if confirmed >= replicas:
             return replies
         return [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+
+    def turn_at(self, key: Argument, at_once: int) -> AbstractAsyncContextManager[object]:
+        return self._turns.setdefault(at_once, asyncio.Semaphore(at_once))
 
     async def load_script(self, text: str) -> None:
         await self.call("SCRIPT", "LOAD", text)

@@ -11,10 +11,14 @@ from bench.child import Child
 from bench.cold_start import ColdStart, measure_cold_starts
 from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
-from bench.methods import COMPARED, LIMITED
+from bench.memory import measure_memory
+from bench.methods import CLUSTERED, COMPARED, LIMITED, METHODS, SPREAD_OVER
 from bench.prepared import PREFIX, PreparedFiles, Seed
-from bench.results import GROWTH, MAIN, Results
+from bench.rate_window import RateWindow, measure_rate_window
+from bench.results import CLUSTER, GROWTH, MAIN, SPREAD, Results
 from bench.rounds import NotSettled, Round, check_settled, run_round
+from bench.setups import SETUPS
+from bench.small_stream import SmallStream, measure_small_stream
 from bench.table import tables
 from bench.target import Target
 from demo.redis import RedisServer
@@ -49,11 +53,54 @@ def test_every_method_settles_every_entry(files: PreparedFiles, method: str, ind
     assert attempts[-1].bystander["requests"] > 0
 
 
+@pytest.mark.parametrize("method", SPREAD_OVER)
+def test_one_tick_settles_one_stream_or_eight(files: PreparedFiles, method: str) -> None:
+    (round_,) = run_round(files, SPREAD, method, True, ENTRIES, 0)  # raises NotSettled
+    assert round_.net_in_bytes > ENTRIES
+    with SETUPS[METHODS[method].setup](files, ENTRIES, False) as target:
+        assert len(target.streams) == (8 if method.endswith("eight-streams") else 1)
+        assert sum(len(part.numbers) for part in target.streams) == ENTRIES
+
+
+@pytest.mark.parametrize("method", [name for name in CLUSTERED if name.startswith("cluster-")])
+def test_every_way_in_a_cluster_settles_every_entry_and_what_is_missing_is_noticed(
+    files: PreparedFiles, method: str
+) -> None:
+    (round_,) = run_round(files, CLUSTER, method, False, ENTRIES, 0)  # raises NotSettled
+    assert round_.entries == ENTRIES
+    with SETUPS[METHODS[method].setup](files, ENTRIES, False) as target:
+        target.seed(files)
+        assert target.pending() == ENTRIES
+        with pytest.raises(NotSettled):
+            check_settled(target)
+
+
+@pytest.mark.parametrize("mode", ["script", "gather"])
+def test_small_stream_is_clean_before_the_large_one(files: PreparedFiles, mode: str) -> None:
+    run = measure_small_stream(files, mode, 20_000)
+    assert (run.ticks, run.small_entries) == (1, 10)
+    assert run.clean_after_s < run.first_tick_s
+
+
+def test_rate_window_is_what_the_witness_saw(files: PreparedFiles) -> None:
+    run = measure_rate_window(files, "script", 50, 3)
+    assert 0 < run.fullest_second <= 50
+    assert run.taken_up == sum(run.processed_by)
+
+
+def test_memory_is_measured_with_the_data_of_every_example() -> None:
+    measured = measure_memory(3_000)
+    assert {item.example for item in measured} == {"tweets", "email", "trades", "visits", "envelopes"}
+    for item in measured:
+        assert item.hash > item.payload
+        assert min(item.in_stream, item.pending, item.index, item.dead_letter) > 0
+
+
 @pytest.mark.parametrize("method", LIMITED)
 def test_a_rate_limit_that_does_not_bite_is_on_and_leaves_nothing(files: PreparedFiles, method: str) -> None:
     with RedisServer(search=False) as server, Target(server.port, ENTRIES, indexed=False).client() as client:
         target = Target(server.port, ENTRIES, indexed=False)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         with Child("bench.worker", method, target.to_json()) as worker:
             worker.hear()
             files.seed(server.port, Seed.ABANDONED, ENTRIES)
@@ -65,7 +112,7 @@ def test_a_rate_limit_that_does_not_bite_is_on_and_leaves_nothing(files: Prepare
 def test_round_that_stored_or_acknowledged_too_little_is_noticed(files: PreparedFiles) -> None:
     with RedisServer() as server, Target(server.port, ENTRIES, indexed=True).client() as client:
         target = Target(server.port, ENTRIES, indexed=True, limit_file=str(files.limit(ENTRIES)))
-        target.create_group_and_index()
+        target.create_groups_and_index()
         files.seed(server.port, Seed.ABANDONED, ENTRIES)
         with pytest.raises(NotSettled):
             check_settled(target)
@@ -85,7 +132,7 @@ def test_round_that_stored_or_acknowledged_too_little_is_noticed(files: Prepared
 def test_seeded_entries_are_pending_as_their_kind_says(files: PreparedFiles, kind: Seed) -> None:
     with RedisServer(search=False) as server:
         target = Target(server.port, ENTRIES, indexed=False)
-        target.create_group_and_index()
+        target.create_groups_and_index()
         files.seed(server.port, kind, ENTRIES)
         with target.client() as client:
             rows = client.xpending_range("tweets_stream", "redisearch_app_group", "-", "+", ENTRIES)
@@ -123,7 +170,17 @@ def made_up_results() -> Results:
         for indexed in (True, False)
         for number in range(3)
     ]
-    return Results(machine=dict(MACHINE), rounds=rounds, cold_starts=[ColdStart(0.3, 0.01, 0.25)])
+    rounds += [
+        Round(SPREAD, method, True, 160_000, 0, False, seconds, 0.1, 30.0, 1.0, 0.99, BYSTANDER)
+        for method, seconds in (("script-one-stream", 4.0), ("script-eight-streams", 5.0))
+    ]
+    return Results(
+        machine=dict(MACHINE),
+        rounds=rounds,
+        cold_starts=[ColdStart(0.3, 0.01, 0.25)],
+        small_streams=[SmallStream("script", 1_000_000, 10, ticks, 0.05, 15.0, 400_000) for ticks in (1, 3)],
+        rate_windows=[RateWindow("script", 100, 61.0, 4_700, 101, [4_700]), RateWindow("gather", 100, 61.0, 9, 9, [9])],
+    )
 
 
 def test_results_come_back_from_json_as_they_were(tmp_path: Path) -> None:
@@ -155,6 +212,11 @@ def test_goal_is_missed_met_or_not_measured() -> None:
     assert verdicts["script ÷ limit, indexed"] == "met"
     assert verdicts["script ÷ FastStream, indexed"] == "MISSED"
     assert verdicts["slowest command, 1M old ids just delivered, ms"] == "not measured"
+    assert verdicts["script, indexed: eight streams ÷ one, one tick"] == "MISSED"
+    assert verdicts["gather, indexed: eight streams ÷ one, one tick"] == "not measured"
+    assert verdicts["script, 10 entries beside 1M: ticks until clean, worst"] == "MISSED"
+    assert verdicts["script, fullest second of three janitors ÷ limit"] == "MISSED"
+    assert verdicts["gather, fullest second of three janitors ÷ limit"] == "met"
     assert "MISSED" in goals_table(check_goals(made_up_results()))
 
 

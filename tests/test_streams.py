@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -10,7 +12,9 @@ import redis
 
 from demo.redis import RedisServer
 from monitor.janitor import raise_for
+from monitor.scripts import settle_script
 from shared.errors import SettingsError, TickFailed
+from shared.redis_client import Argument, Reply, ServerLink
 from shared.settings import ITEM_KEYS, Settings
 from tests.conftest import Scene, Sweeper, new_scene
 
@@ -189,3 +193,54 @@ async def test_a_long_list_never_starves_a_short_one(scenes: list[Scene], sweep:
     report_of_long, report_of_short = await sweep.janitor(settings).tick()
     assert (report_of_short.processed, report_of_short.complete) == (10, True)
     assert report_of_short.duration_s < report_of_long.duration_s
+
+
+class UnderWay:
+    """Counts the batches that wait for the server, and holds each of them back until three do, or for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+        self.now = self.most = 0
+        self._head = ("EVALSHA", settle_script().sha1) if mode == "script" else ("XRANGE",)
+        self._are_three = asyncio.Event()
+        self._call = ServerLink.call
+        monkeypatch.setattr(ServerLink, "call", lambda link, *command: self._counted(link, *command))
+
+    async def _counted(self, link: ServerLink, *command: Argument) -> Reply:
+        if command[: len(self._head)] != self._head:
+            return await self._call(link, *command)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now >= 3:
+            self._are_three.set()
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._are_three.wait(), 0.1)
+            return await self._call(link, *command)
+        finally:
+            self.now -= 1
+
+
+async def tick_of_three(scenes: list[Scene], sweep: Sweeper, mode: str) -> None:
+    for scene in scenes:
+        scene.add_tweets(50)
+        scene.abandon()
+    reports = await sweep.janitor(together(scenes, SETTLE_MODE=mode, CONCURRENCY="2")).tick()
+    assert [report.processed for report in reports] == [50] * 3
+
+
+async def test_however_many_streams_a_server_has_no_more_batches_at_once(
+    scenes: list[Scene], sweep: Sweeper, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = UnderWay(monkeypatch, mode)
+    await tick_of_three(scenes, sweep, mode)
+    assert under_way.most == 2
+
+
+async def test_without_turns_every_stream_has_its_batches_under_way(
+    scenes: list[Scene], sweep: Sweeper, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: the same count where nobody waits for a turn."""
+    monkeypatch.setattr(ServerLink, "turn_at", lambda *_: contextlib.nullcontext())
+    under_way = UnderWay(monkeypatch, mode)
+    await tick_of_three(scenes, sweep, mode)
+    assert under_way.most > 2

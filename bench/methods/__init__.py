@@ -19,6 +19,8 @@ class Method:
     label: str
     module: str
     function: str = "prepare"
+    setup: str = "one_stream"
+    """Where it works; one of bench.setups."""
 
     @property
     def prepare(self) -> Prepare:
@@ -26,7 +28,7 @@ class Method:
 
 
 COMPARED = {
-    "limit": Method("the limit: the same commands alone", "limit"),
+    "limit": Method("the limit: the same commands alone", "limit", setup="one_stream_and_the_limits_file"),
     "script": Method("this janitor, script", "janitor", "prepare_script"),
     "gather": Method("this janitor, gather", "janitor", "prepare_gather"),
     "task-per-entry": Method("one asyncio task per entry", "task_per_entry"),
@@ -44,4 +46,32 @@ LIMITED = {
 }
 """Beside the same without the limit: what the limit costs."""
 
-METHODS = {**COMPARED, **LIMITED, "tick": Method("one tick of this janitor", "janitor", "prepare_tick")}
+SPREAD_OVER = {
+    f"{mode}-{name}": Method(f"{mode}, {label}, one tick", "janitor", f"prepare_{mode}_one_tick", setup)
+    for mode in ("script", "gather")
+    for name, label, setup in (
+        ("one-stream", "one stream", "one_stream"),
+        ("eight-streams", "eight streams", "eight_streams"),
+    )
+}
+"""The same entries in one stream and in eight: what it costs to sweep many."""
+
+CLUSTERED = {
+    "server-script": Method("one server, script", "janitor", "prepare_script"),
+    "server-gather": Method("one server, gather", "janitor", "prepare_gather"),
+    "cluster-script-tag": Method("cluster, script, one hash tag", "janitor", "prepare_script", "cluster_one_tag"),
+    "cluster-script-tags": Method(
+        "cluster, script, three partitions, a hash tag in each shard", "janitor", "prepare_script", "cluster_tag_each"
+    ),
+    "cluster-gather": Method("cluster, gather, ACK_REPLICAS auto (1)", "janitor", "prepare_gather", "cluster"),
+    "cluster-gather-0": Method("cluster, gather, ACK_REPLICAS=0", "janitor", "prepare_gather_unconfirmed", "cluster"),
+}
+"""The same entries on one server and in a cluster of three masters with a replica each."""
+
+METHODS = {
+    **COMPARED,
+    **LIMITED,
+    **SPREAD_OVER,
+    **CLUSTERED,
+    "tick": Method("one tick of this janitor", "janitor", "prepare_tick"),
+}

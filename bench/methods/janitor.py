@@ -30,23 +30,37 @@ async def prepare_tick(target: Target) -> Settle:
 
 
 async def prepare_script(target: Target) -> Settle:
-    return await _prepare(target, "script")
+    return await _prepare(target, SETTLE_MODE="script")
 
 
 async def prepare_gather(target: Target) -> Settle:
-    return await _prepare(target, "gather")
+    return await _prepare(target, SETTLE_MODE="gather")
 
 
 async def prepare_script_limited(target: Target) -> Settle:
-    return await _prepare(target, "script", RATE_LIMIT)
+    return await _prepare(target, SETTLE_MODE="script", RECOVERY_RATE_LIMIT=RATE_LIMIT)
 
 
 async def prepare_gather_limited(target: Target) -> Settle:
-    return await _prepare(target, "gather", RATE_LIMIT)
+    return await _prepare(target, SETTLE_MODE="gather", RECOVERY_RATE_LIMIT=RATE_LIMIT)
 
 
-async def _prepare(target: Target, mode: str, rate_limit: str = "0") -> Settle:
-    os.environ |= {"SETTLE_MODE": mode, "RECOVERY_RATE_LIMIT": rate_limit}
+async def prepare_gather_unconfirmed(target: Target) -> Settle:
+    return await _prepare(target, SETTLE_MODE="gather", ACK_REPLICAS="0")
+
+
+async def prepare_script_one_tick(target: Target) -> Settle:
+    os.environ["SETTLE_MODE"] = "script"
+    return await prepare_tick(target)
+
+
+async def prepare_gather_one_tick(target: Target) -> Settle:
+    os.environ["SETTLE_MODE"] = "gather"
+    return await prepare_tick(target)
+
+
+async def _prepare(target: Target, **settings: str) -> Settle:
+    os.environ.update(settings)
     tick = await prepare_tick(target)
 
     async def settle() -> None:
