@@ -262,7 +262,7 @@ class ClusterLink:
         topology = await self.topology()
         keys = [key_of(command) for command in commands]
         first_key = next((key for key in keys if key is not None), None)
-        somewhere = topology.primaries[0] if topology.primaries else self._seeds[0]
+        somewhere = min(topology.primaries, key=lambda one: one in self._silent, default=self._seeds[0])
         routes = {}
         for at, key in enumerate(keys):
             key = first_key if key is None else key

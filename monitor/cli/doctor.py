@@ -87,7 +87,8 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
     server = f"Redis {told.get('version', 'of unknown version')}, {told.get('mode', '')}, {told.get('role', '')}"
-    findings.ok("connection", f"{redis.host}:{redis.port} answers, logged in after {took_ms:.1f} ms: {server}")
+    who = f"the cluster of {redis.host}:{redis.port}" if link.is_cluster else f"{redis.host}:{redis.port}"
+    findings.ok("connection", f"{who} answers, logged in after {took_ms:.1f} ms: {server}")
     if told.get("role") == "replica":
         findings.problem("connection", "REDIS_HOST leads to a read-only replica: name the primary")
     if told.get("mode") == "cluster" and not link.is_cluster:
