@@ -25,11 +25,11 @@ from monitor.rate import rate_key
 from monitor.scripts import store_script
 from monitor.shard_indexes import shard_indexes
 from monitor.store import Store
-from shared.cluster import ClusterLink, Topology, _topology_of, key_of
-from shared.redis_client import Command, Reply, TooFewReplicas
+from shared.cluster import Address, ClusterLink, Topology, _topology_of, key_of
+from shared.redis_client import Argument, Command, Reply, TooFewReplicas
 from tests import acl
 from tests.checks import entries_of, lost
-from tests.cli import eventually, piped
+from tests.cli import eventually, inside, piped
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
 from tests.fronts import Passage
 from tests.sharded import client_of
@@ -612,6 +612,23 @@ async def test_doctor_finds_a_cluster_well_and_names_what_each_shards_index_is_c
     assert "one for each shard" in indexes[0]["detail"]
     assert all(name.startswith(f"{shards.index}{{") for name in indexes[0]["names"])
     assert len(indexes[0]["names"]) == 3
+
+
+def test_doctor_says_what_an_index_covers_where_one_is_enough(
+    tagged: Scene, shards: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = inside(tagged.environment, "doctor")
+    assert f"{tagged.index} lies in the shard of its hash tag" in ran.out
+
+    async def unknown(self: ClusterLink, address: Address, *command: Argument) -> Reply:
+        """The servers of a module that spans the shards, which cannot run here: none of them redirects."""
+        if command[0] == "FT.INFO":
+            raise ResponseError("Unknown index name")
+        return await ask(self, address, *command)
+
+    ask = ClusterLink.ask
+    monkeypatch.setattr(ClusterLink, "ask", unknown)
+    assert f"{shards.index} spans all shards" in inside(shards.environment, "doctor").out
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from monitor.settle import script_is_allowed
 from monitor.shard_indexes import shard_indexes
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
+from shared.hash_tags import has_hash_tag
 from shared.redis_client import RedisLink, Reply
 from shared.retry import code_of, explained
 from shared.settings import RedisSettings, StreamSettings
@@ -184,9 +185,9 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         await _dead_letter_stream(findings, link, stream)
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
-        _index(findings, stream, search, index)
         if isinstance(link, ClusterLink) and index.status != OFF:
-            await _left_behind(findings, link, stream)
+            await _shard_indexes(findings, link, stream)
+        _index(findings, stream, search, index)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
@@ -259,8 +260,18 @@ async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: Strea
     findings.ok("dead letters", f"{dead}: {told}", stream=stream.stream)
 
 
-async def _left_behind(findings: Findings, link: ClusterLink, stream: StreamSettings) -> None:
-    for name in (await shard_indexes(link, stream.index_name)).left_behind:
+async def _shard_indexes(findings: Findings, link: ClusterLink, stream: StreamSettings) -> None:
+    indexes = await shard_indexes(link, stream.index_name)
+    if len(indexes.names) > 1:
+        told = (
+            f"one for each shard, as this search module does not span them: search each of {', '.join(indexes.names)}"
+        )
+    elif has_hash_tag(stream.index_name):
+        told = f"{stream.index_name} lies in the shard of its hash tag, and covers what lies there"
+    else:
+        told = f"{stream.index_name} spans all shards"
+    findings.ok("index", told, stream=stream.stream, index=stream.index_name, names=list(indexes.names))
+    for name in indexes.left_behind:
         findings.problem(
             "index", f"{name} is out of reach since its slot moved to another shard, and goes on indexing: to drop it, move "
             f"slot {key_slot(name.encode())} back, FT.DROPINDEX {name}, and move the slot again", stream=stream.stream,
@@ -294,10 +305,6 @@ async def _recovered_channel(findings: Findings, link: RedisLink, redis: RedisSe
 def _index(findings: Findings, stream: StreamSettings, search: SearchIndex, index: IndexInfo) -> None:
     names = ", ".join(search.names)
     named: dict[str, Any] = {"stream": stream.stream, "index": stream.index_name, "names": list(search.names)}
-    if len(search.names) > 1:
-        findings.ok(
-            "index", f"one for each shard, as this search module does not span them: search each of {names}", **named
-        )
     if index.status == OFF:
         findings.ok("index", "off: none is wanted", **named)
     elif index.status == OK:
