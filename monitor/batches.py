@@ -17,7 +17,7 @@ from monitor.pending import PendingEntry
 from monitor.recovered import message, publish_command
 from monitor.report import Outcome, Tally
 from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
-from shared.errors import JanitorError, RedisRefused
+from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 from shared.redis_client import RedisLink
 from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
 from shared.settings import StreamSettings
@@ -189,6 +189,8 @@ class Batches:
             tally.name(Outcome.DELETED, "gone from the stream while pending", entry_id)
         for entry_id in batch.unconfirmed:
             tally.name(Outcome.FAILED, "too few replicas confirmed the hash", entry_id)
+        if batch.unconfirmed:
+            self._course.note(RedisUnavailable("too few replicas confirmed what was stored (ACK_REPLICAS): see doctor"))
         for entry_id in batch.refused_by_server:
             tally.name(Outcome.FAILED, f"refused by the server ({batch.server_refusal})", entry_id)
         if batch.server_refusal:

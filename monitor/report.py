@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 MOST_IDS_NAMED = 20
 
@@ -22,6 +22,10 @@ class Outcome(str, Enum):
     DELETED = "deleted"
     LOST_RACE = "lost_race"
     UNKNOWN = "unknown"
+
+
+NOT_ASKED: Final = "not asked"
+"""``index`` in the report of a sweep that ended before it knew anything, what is pending included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ class SweepReport:
 
     def _parts(self) -> Iterable[str]:
         age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
-        yield f"{self.stream}/{self.group}: {self.pending} pending{age}, {self.candidates} taken up"
+        pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
+        yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up"
         counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]
         if counts:
             yield ", ".join(counts)
@@ -109,7 +114,7 @@ class SweepReport:
         for reason, named in self.reasons.items():
             yield f"{reason}: {named}"
         if self.error:
-            yield f"ended early: {self.error}"
+            yield f"error: {self.error}"
 
     @property
     def _why_not_complete(self) -> str:

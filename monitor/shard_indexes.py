@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from redis.crc import key_slot
-from redis.exceptions import ClusterDownError, MovedError, ResponseError
+from redis.exceptions import ClusterDownError, ConnectionError, MovedError, RedisError, ResponseError, TimeoutError
 
 from shared.cluster import Address, ClusterLink, Topology
 from shared.hash_tags import has_hash_tag
@@ -44,38 +44,55 @@ async def shard_indexes(link: ClusterLink, name: str) -> ShardIndexes:
     """
     topology = await link.topology()
     of_link = _known.setdefault(link, {})
-    if name not in of_link or of_link[name][0] is not topology:
-        of_link[name] = topology, await _found(link, name, topology)
-    return of_link[name][1]
+    if name in of_link and of_link[name][0] is topology:
+        return of_link[name][1]
+    found, is_whole = await _found(link, name, topology)
+    if is_whole:
+        of_link[name] = topology, found
+    return found
 
 
-async def _found(link: ClusterLink, name: str, topology: Topology) -> ShardIndexes:
+async def _found(link: ClusterLink, name: str, topology: Topology) -> tuple[ShardIndexes, bool]:
+    """What there is, and whether every shard could be asked: one that is out of reach must not stop the others' sweep."""
     # A name with a tag was chosen to lie where the hashes do; and one shard needs one index.
     if has_hash_tag(name) or len(topology.primaries) < 2 or await _one_name_spans_shards(link, name, topology):
-        return ShardIndexes((name,), True)
+        return ShardIndexes((name,), True), True
     names: list[str] = []
+    is_whole = True
     left_behind: list[str] = []
     for primary in topology.primaries:
         reachable: list[str] = []
-        for index in await _of_this_name(link, name, primary):
+        try:
+            indexes = await _of_this_name(link, name, primary)
+        except (ConnectionError, TimeoutError):
+            indexes, is_whole = [], False
+        for index in indexes:
             is_here = topology.owner(key_slot(index.encode())) == primary
             (reachable if is_here else left_behind).append(index)
         names.append(min(reachable) if reachable else f"{name}{{{topology.tag_in(primary)}}}")
-    return ShardIndexes(tuple(names), False, tuple(left_behind))
+    return ShardIndexes(tuple(names), False, tuple(left_behind)), is_whole
 
 
 async def _one_name_spans_shards(link: ClusterLink, name: str, topology: Topology) -> bool:
     """Whether a server that does not serve the name's slot answers for it: only what is no key is not redirected."""
     owner = topology.owner(key_slot(name.encode()))
-    other = next(primary for primary in topology.primaries if primary != owner)
-    try:
-        await link.ask(other, "FT.INFO", name)
-    except MovedError:
-        return False
-    except ResponseError as error:
-        if isinstance(error, ClusterDownError) or is_worth_repeating(error):
-            raise
-    return True
+    failure: RedisError | None = None
+    for other in link.nearest(topology.primaries):
+        if other == owner:
+            continue
+        try:
+            await link.ask(other, "FT.INFO", name)
+        except MovedError:
+            return False
+        except (ConnectionError, TimeoutError) as error:
+            failure = error
+            continue
+        except ResponseError as error:
+            if isinstance(error, ClusterDownError) or is_worth_repeating(error):
+                raise
+        return True
+    assert failure is not None
+    raise failure
 
 
 async def _of_this_name(link: ClusterLink, name: str, primary: Address) -> list[str]:

@@ -29,7 +29,7 @@ from monitor.pending import (
     read_page,
     summary_of,
 )
-from monitor.report import Outcome, SweepReport, Tally
+from monitor.report import NOT_ASKED, Outcome, SweepReport, Tally
 from shared.errors import JanitorError, RedisRefused
 from shared.redis_client import Command, RedisLink, Reply
 from shared.retry import explained
@@ -63,7 +63,7 @@ class Sweep:
         self._course = Course(link, budget_s)
         self._tally = Tally()
         self._index = SearchIndex(link, settings)
-        self._index_info = IndexInfo("not asked")
+        self._index_info = IndexInfo(NOT_ASKED)
         self._summary = Summary(0, None, None)
         self._now_ms = 0
         self._batches: Batches | None = None

@@ -130,6 +130,10 @@ class ClusterLink:
 
     async def call(self, *command: Argument) -> Reply:
         (reply,) = await self.pipelined([command])
+        for _ in (await self.topology()).primaries:
+            if key_of(command) is not None or not isinstance(reply, (ConnectionError, TimeoutError)):
+                break
+            (reply,) = await self.pipelined([command])  # any server will do, and this one is known to be out of reach now
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -195,7 +199,7 @@ class ClusterLink:
         # Any of them may be cut off from the others and know nothing new, so not always the same one first.
         random.shuffle(known)
         failure: RedisError | None = None
-        for address in sorted(known, key=lambda one: one in self._silent):
+        for address in self.nearest(known):
             try:
                 rows = await self._server(address).call("CLUSTER", "SLOTS")
             except RedisError as error:
@@ -213,7 +217,15 @@ class ClusterLink:
 
     async def ask(self, address: Address, *command: Argument) -> Reply:
         """One server's reply, whatever slots it serves; errors as of ``call``."""
-        return await self._server(address).call(*command)
+        try:
+            return await self._server(address).call(*command)
+        except RedisError as error:
+            self._note(address, error)
+            raise
+
+    def nearest(self, addresses: Sequence[Address]) -> list[Address]:
+        """``addresses``, those last that were out of reach."""
+        return sorted(addresses, key=lambda one: one in self._silent)
 
     def _server(self, address: Address) -> ServerLink:
         if address not in self._servers:

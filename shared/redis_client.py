@@ -38,6 +38,8 @@ Reply: TypeAlias = Any
 HEALTH_CHECK_INTERVAL_S = 45  # Azure closes a connection that was idle for ten minutes
 TOKEN_SHARE_OF_TIMEOUT = 0.8
 WAIT_TIMEOUT_MS: Final = 1000
+WAIT_AGAIN_MS: Final = 20
+"""Where the last confirmation did not come: a replica that is gone must not cost every batch a second."""
 
 
 class TooFewReplicas(Exception):
@@ -104,6 +106,7 @@ class ServerLink:
     ) -> None:
         """``timeout_s`` bounds each round trip, connecting included, in seconds; ``tokens``: those of other links too."""
         self._timeout_s = timeout_s
+        self._was_confirmed = True
         self._turns: dict[int, asyncio.Semaphore] = {}
         self._client = Redis(
             host=settings.host,
@@ -156,10 +159,12 @@ class ServerLink:
     async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
         if not replicas:
             return await self.pipelined(commands)
-        *replies, confirmed = await self.pipelined([*commands, ("WAIT", replicas, WAIT_TIMEOUT_MS)])
+        wait_ms = WAIT_TIMEOUT_MS if self._was_confirmed else WAIT_AGAIN_MS
+        *replies, confirmed = await self.pipelined([*commands, ("WAIT", replicas, wait_ms)])
         if isinstance(confirmed, Exception):
             raise confirmed
-        if confirmed >= replicas:
+        self._was_confirmed = confirmed >= replicas
+        if self._was_confirmed:
             return replies
         return [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
 

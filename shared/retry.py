@@ -185,6 +185,7 @@ _WHAT_TO_DO = {
     "TLS": "the server's certificate was refused: check the name in REDIS_HOST; for a private CA set REDIS_TLS_CA_FILE",
     "LOADING": "Redis is still loading its data (LOADING)",
     "BUSY": "Redis is busy running a script (BUSY): SCRIPT KILL ends one that has not written",
+    "CLUSTERDOWN": "the cluster is down, as some slots have no primary (CLUSTERDOWN): see CLUSTER NODES",
     "MOVED": "this is a Redis Cluster, whose keys lie on several servers: set REDIS_CLUSTER=true",
 }
 _RIGHT_IN_TEXT = re.compile(r"run the '([a-z|._-]{1,40})' command", re.IGNORECASE)

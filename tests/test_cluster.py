@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from monitor.scripts import store_script
 from monitor.shard_indexes import shard_indexes
 from monitor.store import Store
 from shared.cluster import Address, ClusterLink, Topology, _topology_of, key_of
-from shared.redis_client import Argument, Command, Reply, TooFewReplicas
+from shared.redis_client import WAIT_AGAIN_MS, WAIT_TIMEOUT_MS, Argument, Command, Reply, TooFewReplicas
 from tests import acl
 from tests.checks import entries_of, lost
 from tests.cli import eventually, inside, piped
@@ -490,6 +490,68 @@ async def test_a_shard_that_is_down_keeps_its_entries_and_the_others_are_recover
     assert lost(shards, entries) == []
 
 
+async def test_a_shard_that_is_gone_for_good_does_not_stop_the_others_indexed_or_not(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper
+) -> None:
+    for node in cluster.nodes:
+        node.call("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    shards.add_tweets(60)
+    shards.abandon()
+    home = cluster.master_of(shards.stream)
+    apart = next(node for node in cluster.masters() if node is not home)
+    on_apart = _on(cluster, apart, shards, 60)
+    shards.environment["REDIS_HOST"] = home.address
+    cluster.kill(cluster.replica_of(apart))
+    cluster.kill(apart)
+    for count in (60, 0):  # by janitors that have never seen the shard well; the second finds all claimed lately
+        report = await sweep(shards.settings())
+        assert "cannot be looked at (CONNECTION)" in report.index
+        assert (report.candidates, report.error is not None) == (count, count > 0)
+    assert shards.pending() == len(on_apart)
+    ran = await asyncio.to_thread(piped, shards.environment, "status")
+    assert f"{len(on_apart)}" in ran.out
+    ran = await asyncio.to_thread(piped, shards.environment, "doctor")
+    assert f"the primary {apart.address}: no connection" in ran.out
+    assert f"{shards.stream} / {shards.group}: {len(on_apart)} pending" in ran.out
+    for node in cluster.nodes:
+        if not node.running:
+            cluster.revive(node)
+        node.call("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+
+
+async def test_a_replica_that_is_gone_costs_a_second_once_and_fails_the_tick(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper
+) -> None:
+    home = cluster.master_of(shards.stream)
+    apart = next(node for node in cluster.masters() if node is not home)
+    janitor = sweep.janitor(shards.settings(INDEX_SCHEMA="off", PAGE_SIZE="20", CONCURRENCY="1"))
+    link = link_of(janitor)
+    await link.topology()
+    key = f"k{{{cluster.tag_on(apart)}}}"
+    with stopped(cluster.replica_of(apart)):
+        sends: list[Command] = []
+        server = link._server(("127.0.0.1", apart.port))
+        pipelined = server.pipelined
+
+        async def see(commands: Iterable[Command]) -> list[Reply]:
+            sends.extend(commands := list(commands))
+            return await pipelined(commands)
+
+        server.pipelined = see  # type: ignore[method-assign]
+        for number in range(3):
+            assert isinstance((await link.written([("HSET", key, "f", number)], None))[0], TooFewReplicas)
+        shards.add("id", _on(cluster, apart, shards, 60)[0])
+        shards.abandon()
+        (report,) = await janitor.tick()
+    assert (report.failed, report.complete) == (1, False)
+    assert "too few replicas confirmed" in str(report.error)
+    eventually(lambda: cluster.master_of(key).call("WAIT", 1, 100) == 1)
+    assert await link.written([("HSET", key, "f", "last")], None) == [0]
+    waits = [command[2] for command in sends if command[0] == "WAIT"]
+    assert waits[0] == WAIT_TIMEOUT_MS
+    assert set(waits[1:]) == {WAIT_AGAIN_MS}
+
+
 async def test_a_sweep_goes_on_through_the_failover_of_the_streams_master(
     cluster: RedisCluster, shards: Scene, sweep: Sweeper
 ) -> None:
@@ -651,6 +713,8 @@ async def test_the_command_line_works_on_a_cluster(shards: Scene, sweep: Sweeper
     shards.abandon()
     ran = await asyncio.to_thread(piped, shards.environment, *command)
     assert (ran.code, ran.err) == (0, ""), ran
+    if command == ["status"]:
+        assert ran.out.count(f"{shards.index}{{") == 3
 
 
 @pytest.mark.parametrize("rule", ["overwrite", "newer", "keep"])

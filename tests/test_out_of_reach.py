@@ -114,7 +114,7 @@ async def test_tick_that_failed_still_logged_its_report(
         await failed_tick(sweep.janitor(stuck.settings(**here(front))))
     (record,) = [record for record in caplog.records if hasattr(record, "report")]
     assert record.levelno >= logging.INFO
-    assert "ended early: no connection to Redis" in record.getMessage()
+    assert "error: no connection to Redis" in record.getMessage()
 
 
 async def test_same_janitor_works_again_once_redis_is_back(sweep: Sweeper) -> None:

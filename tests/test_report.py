@@ -91,7 +91,7 @@ def test_a_report_is_one_line_that_a_person_can_read() -> None:
     assert str(report) == (
         "s/g: 12 pending, oldest 75 s, 4 taken up; 2 processed, 1 dead lettered, 1 lost race, 1 unsearchable; "
         "1.23 s by script, not complete; index: tweets-index is missing; 2 dead consumers removed; "
-        "dead_lettered: no id field: 1 (5-1); ended early: Redis is out of memory"
+        "dead_lettered: no id field: 1 (5-1); error: Redis is out of memory"
     )
 
 

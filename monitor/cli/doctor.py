@@ -68,7 +68,8 @@ async def doctor(call: Call) -> int:
         return findings.code
     findings.ok("settings", f"read from {call.settings_file or 'the environment'}")
     async with call.link() as link:
-        if await _connection(findings, link, settings.redis) and await _cluster(findings, link):
+        if await _connection(findings, link, settings.redis):
+            await _cluster(findings, link)
             for stream in settings.streams:
                 await _stream(findings, link, settings.redis, stream)
     return findings.code
@@ -102,28 +103,25 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     return True
 
 
-async def _cluster(findings: Findings, link: RedisLink) -> bool:
+async def _cluster(findings: Findings, link: RedisLink) -> None:
     """Whether the cluster's servers are all within reach; a single server is no finding."""
     if not isinstance(link, ClusterLink):
-        return True
+        return
     topology = await link.topology()
     replicas = sum(topology.replicas.values())
     findings.ok("cluster", f"{len(topology.primaries)} primaries, {replicas} replicas")
     if topology.unserved:
         findings.problem("cluster", f"{topology.unserved:,} of 16,384 slots are served by nobody: see CLUSTER NODES")
-    is_well = True
     for (host, port), count in topology.replicas.items():
         try:
             await link.ask((host, port), "PING")
         except (RedisError, OSError) as error:
             findings.problem("cluster", f"the primary {host}:{port}: {explained(error, 'PING')}", UNREACHABLE)
-            is_well = False
         if replicas and not count:
             findings.problem(
                 "cluster", f"the primary {host}:{port} has no replica, so nothing stored there is confirmed and acknowledged "
                 "(ACK_REPLICAS): give it one, or set ACK_REPLICAS=0",
             )  # fmt: skip
-    return is_well
 
 
 def _text(value: Reply) -> str:
@@ -238,7 +236,8 @@ async def _rights(findings: Findings, link: RedisLink, redis: RedisSettings, rig
 
 
 def _grant(redis: RedisSettings, right: Right, one: Missing) -> str:
-    return f"ACL SETUSER {redis.username or 'default'} {f'~{right.on}' if one.is_the_key else f'+{right.name}'}"
+    key = f" ~{right.on}" if right.on else ""  # with the command too: it may be missing behind it
+    return f"ACL SETUSER {redis.username or 'default'}{'' if one.is_the_key else f' +{right.name}'}{key}"
 
 
 def _no_search(index: IndexInfo) -> bool:

@@ -90,6 +90,8 @@ class Overview:
     dead_letters: int | None
     oldest_dead_letter_age_ms: int | None
     index: IndexInfo
+    index_names: tuple[str, ...]
+    """What it is called here: in a cluster perhaps one name for each shard."""
 
     @property
     def oldest_age_ms(self) -> int | None:
@@ -133,6 +135,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         dead_letters=dead_letters,
         oldest_dead_letter_age_ms=None if not dead_letters else _age_ms(oldest_letter, now_ms),
         index=index.answer(index_replies),
+        index_names=index.names,
     )
 
 

@@ -185,7 +185,7 @@ def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
     looked_at = "" if sample.is_all else f" of the oldest {sample.looked_at:,}, and perhaps younger ones"
     refused = f", {index.failures:,} refused since it was created" if index.failures else ""
     documents = f", {index.documents:,} documents{refused}" if index.is_there else ""
-    named = "" if settings.index_name in index.status else f"{settings.index_name}: "
+    named = "" if settings.index_name in index.status else f"{', '.join(seen.index_names)}: "
     letters = NOT_TOLD if seen.dead_letters is None else f"{seen.dead_letters:,} in {settings.dead_letter_stream}"
     if settings.dead_letter_stream is None:
         letters = "off: entries that cannot be stored stay pending"
