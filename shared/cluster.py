@@ -133,7 +133,9 @@ class ClusterLink:
         for _ in (await self.topology()).primaries:
             if key_of(command) is not None or not isinstance(reply, (ConnectionError, TimeoutError)):
                 break
-            (reply,) = await self.pipelined([command])  # any server will do, and this one is known to be out of reach now
+            (reply,) = await self.pipelined(
+                [command]
+            )  # any server will do, and this one is known to be out of reach now
         if isinstance(reply, Exception):
             raise reply
         return reply
