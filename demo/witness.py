@@ -105,6 +105,7 @@ async def watching(client: Redis, witness: Witness) -> AsyncIterator[None]:
     Raises at the end what cut the watching short: a check must not hold for want of a witness.
     """
     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+    connection.socket_timeout = None  # a server that nobody uses has nothing to tell for as long as that lasts
     await connection.send_command("MONITOR")
     await connection.read_response()
     last_word = f"witness {id(witness)}"
