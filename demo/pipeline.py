@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from demo.check import Check, count_pending
 from demo.children import Child, Facts
@@ -166,7 +167,8 @@ async def _looking(client: Redis, scene: Scene) -> AsyncIterator[None]:
 
     async def look_again_and_again() -> None:
         while True:
-            await observe(client, scene)
+            with contextlib.suppress(RedisError):  # a look that failed is made up for by the next one
+                await observe(client, scene)
             await asyncio.sleep(LOOK_EVERY_S)
 
     task = asyncio.create_task(look_again_and_again())
