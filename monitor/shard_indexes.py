@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from redis.crc import key_slot
-from redis.exceptions import ClusterDownError, ConnectionError, MovedError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import ClusterDownError, MovedError, RedisError, ResponseError
 
-from shared.cluster import Address, ClusterLink, Topology
+from shared.cluster import OUT_OF_REACH, Address, ClusterLink, Topology
 from shared.hash_tags import has_hash_tag
 from shared.retry import is_worth_repeating
 
@@ -27,8 +27,7 @@ class ShardIndexes:
     """What the index of one name is called in a cluster of one topology."""
 
     names: tuple[str, ...]
-    spans: bool
-    """One name spans all shards."""
+    """One, where it spans all shards."""
     left_behind: tuple[str, ...] = ()
     """Indexes of this name that are out of reach since their slot moved."""
 
@@ -56,7 +55,7 @@ async def _found(link: ClusterLink, name: str, topology: Topology) -> tuple[Shar
     """What there is, and whether every shard could be asked: one that is out of reach must not stop the others' sweep."""
     # A name with a tag was chosen to lie where the hashes do; and one shard needs one index.
     if has_hash_tag(name) or len(topology.primaries) < 2 or await _one_name_spans_shards(link, name, topology):
-        return ShardIndexes((name,), True), True
+        return ShardIndexes((name,)), True
     names: list[str] = []
     is_whole = True
     left_behind: list[str] = []
@@ -64,13 +63,13 @@ async def _found(link: ClusterLink, name: str, topology: Topology) -> tuple[Shar
         reachable: list[str] = []
         try:
             indexes = await _of_this_name(link, name, primary)
-        except (ConnectionError, TimeoutError):
+        except OUT_OF_REACH:
             indexes, is_whole = [], False
         for index in indexes:
             is_here = topology.owner(key_slot(index.encode())) == primary
             (reachable if is_here else left_behind).append(index)
         names.append(min(reachable) if reachable else f"{name}{{{topology.tag_in(primary)}}}")
-    return ShardIndexes(tuple(names), False, tuple(left_behind)), is_whole
+    return ShardIndexes(tuple(names), tuple(left_behind)), is_whole
 
 
 async def _one_name_spans_shards(link: ClusterLink, name: str, topology: Topology) -> bool:
@@ -84,7 +83,7 @@ async def _one_name_spans_shards(link: ClusterLink, name: str, topology: Topolog
             await link.ask(other, "FT.INFO", name)
         except MovedError:
             return False
-        except (ConnectionError, TimeoutError) as error:
+        except OUT_OF_REACH as error:
             failure = error
             continue
         except ResponseError as error:

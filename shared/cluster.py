@@ -38,6 +38,7 @@ from shared.settings import RedisSettings
 Address: TypeAlias = "tuple[str, int]"
 
 MOST_REDIRECTS: Final = 5
+OUT_OF_REACH: Final = (ConnectionError, TimeoutError)
 _KEY_IS_SECOND: Final = frozenset(("XINFO", "XGROUP", "OBJECT", "MEMORY"))
 _NO_KEY: Final = frozenset(
     (
@@ -130,12 +131,12 @@ class ClusterLink:
 
     async def call(self, *command: Argument) -> Reply:
         (reply,) = await self.pipelined([command])
-        for _ in (await self.topology()).primaries:
-            if key_of(command) is not None or not isinstance(reply, (ConnectionError, TimeoutError)):
-                break
-            (reply,) = await self.pipelined(
-                [command]
-            )  # any server will do, and this one is known to be out of reach now
+        if key_of(command) is None and isinstance(reply, OUT_OF_REACH):
+            # Any server will do, and each that is out of reach is known to be by now: try as many as there are.
+            for _ in (await self.topology()).primaries:
+                (reply,) = await self.pipelined([command])
+                if not isinstance(reply, OUT_OF_REACH):
+                    break
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -158,7 +159,7 @@ class ClusterLink:
         outcomes = await asyncio.gather(*(server.load_script(text) for server in servers), return_exceptions=True)
         for outcome in outcomes:
             # One that is out of reach answers for itself, when it is asked to run the script.
-            if isinstance(outcome, BaseException) and not isinstance(outcome, (ConnectionError, TimeoutError)):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, OUT_OF_REACH):
                 raise outcome
 
     async def reconnect(self) -> None:
@@ -239,7 +240,7 @@ class ClusterLink:
         return self._servers[address]
 
     def _note(self, address: Address, error: RedisError) -> None:
-        if isinstance(error, (ConnectionError, TimeoutError)):
+        if isinstance(error, OUT_OF_REACH):
             self._silent.add(address)
             self._is_stale = True
 
@@ -289,7 +290,7 @@ class ClusterLink:
             commands = [part for command in commands for part in (("ASKING",), command)]
         try:
             replies = await self._server(route.address).written(commands, replicas)
-        except (ConnectionError, TimeoutError) as error:
+        except OUT_OF_REACH as error:
             self._note(route.address, error)
             replies = [error] * len(commands)
         else:
