@@ -183,7 +183,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         await _dead_letter_stream(findings, link, stream)
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
-        if isinstance(link, ClusterLink) and index.status != OFF:
+        if isinstance(link, ClusterLink) and names:
             await _shard_indexes(findings, link, stream)
         _index(findings, stream, search, index)
     except (RedisError, JanitorError) as error:
