@@ -59,6 +59,15 @@ def tagged(cluster: RedisCluster) -> Scene:
     return scene
 
 
+@pytest.fixture(params=["gather", "script"])
+def sixty(request: pytest.FixtureRequest) -> tuple[Scene, str]:
+    """Sixty abandoned entries where they are settled in one way or the other, and the way."""
+    scene: Scene = request.getfixturevalue("shards" if request.param == "gather" else "tagged")
+    scene.add_tweets(60)
+    scene.abandon()
+    return scene, request.param
+
+
 def link_of(janitor: Janitor) -> ClusterLink:
     assert isinstance(janitor._link, ClusterLink)
     return janitor._link
@@ -587,13 +596,10 @@ async def test_a_sweep_goes_on_through_the_failover_of_the_streams_master(
 # --- telling others ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settled_by", ["gather", "script"])
 async def test_the_channels_shard_is_told_wherever_the_entries_lie(
-    cluster: RedisCluster, request: pytest.FixtureRequest, sweep: Sweeper, settled_by: str
+    cluster: RedisCluster, sixty: tuple[Scene, str], sweep: Sweeper
 ) -> None:
-    scene: Scene = request.getfixturevalue("shards" if settled_by == "gather" else "tagged")
-    scene.add_tweets(60)
-    scene.abandon()
+    scene, settled_by = sixty
     listener = Listener(cluster.master_of(CHANNEL).port, sharded=True)
     report = await sweep(scene.settings(INDEX_SCHEMA="off", RECOVERED_CHANNEL=CHANNEL))
     told = [key for _, text in listener.heard() for key in keys_in(text)]
@@ -605,14 +611,11 @@ async def test_the_channels_shard_is_told_wherever_the_entries_lie(
 # --- the rate limit -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settled_by", ["gather", "script"])
 async def test_the_windows_key_lies_in_the_streams_slot_and_holds(
-    cluster: RedisCluster, request: pytest.FixtureRequest, sweep: Sweeper, settled_by: str
+    cluster: RedisCluster, sixty: tuple[Scene, str], sweep: Sweeper
 ) -> None:
     """The sweep ends before its first window does."""
-    scene: Scene = request.getfixturevalue("shards" if settled_by == "gather" else "tagged")
-    scene.add_tweets(60)
-    scene.abandon()
+    scene, settled_by = sixty
     settings = scene.settings(INDEX_SCHEMA="off", RECOVERY_RATE_LIMIT="20", SWEEP_BUDGET_SEC="1.25")
     report = await sweep(settings)
     assert (report.settle_mode, report.processed, report.complete, report.error) == (settled_by, 20, False, None)
