@@ -118,6 +118,13 @@ class StreamSettings:
             "entries idle for at least this long count as abandoned", unit="s", item_key="min_idle_sec",
         )
     )  # fmt: skip
+    action: str = field(
+        metadata=env.get(
+            "ACTION", "store", parse.one_of("store", "requeue", "handle", "dead_letter", "observe"),
+            "what becomes of an abandoned entry: `store` it as a hash, `requeue` it, `handle` it by your own code, move it to "
+            "the `dead_letter` stream, or only `observe`", item_key="action",
+        )
+    )  # fmt: skip
     hash_prefix: str = field(
         metadata=env.get(
             "HASH_PREFIX", "tweet:", parse.not_empty, "an entry is stored under this and its id", item_key="prefix"

@@ -212,6 +212,7 @@ BAD = {
     "PAGE_SIZE": ["0", "-1", "5001", "many", "1.0"],
     "CONCURRENCY": ["0", "-4", "65", "four"],
     "SETTLE_MODE": ["lua", "auto,script", "pipeline"],
+    "ACTION": ["drop", "stores"],
     "ON_CONFLICT": ["merge", "newest"],
     "DEAD_LETTER_STREAM": ["tweets_stream"],
     "MAX_ATTEMPTS": ["0", "-1", "ten", "1000001"],

@@ -114,7 +114,7 @@ def _foreseen(expected: Forecast, attempts: int | None, settings: StreamSettings
     if expected.outcome is not None:
         key = shortened(expected.hash_key or b"", 200)
         words = OUTCOMES[expected.outcome].foreseen.format(
-            key=key, dead_letters=settings.dead_letter_stream, reason=expected.reason
+            key=key, dead_letters=settings.dead_letter_stream, target=settings.stream, reason=expected.reason
         )
     if not attempts:
         return words
