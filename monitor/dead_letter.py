@@ -16,6 +16,7 @@ from monitor.decide import FAULTS_EXPLAINED
 from monitor.pending import PendingEntry
 from monitor.report import Outcome, Tally
 from monitor.settle import Refused
+from shared.own_keys import attempts_key
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
@@ -86,7 +87,7 @@ class DeadLetters:
         self._link = link
         self._settings = settings
         self._target = settings.dead_letter_stream
-        self._attempts_key = f"{self._target}:attempts"
+        self._attempts_key = attempts_key(str(self._target))
         self.refusal: Exception | None = None
         """The error with which the server refused a dead letter: full, read-only, no right."""
 
