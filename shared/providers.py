@@ -1,17 +1,20 @@
-"""Which providers of OpenTelemetry this process has: the worker's, our own over OTLP, or none. See telemetry.py."""
+"""Which providers of OpenTelemetry this process has: the worker's, our own, or none. See telemetry.py."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.trace import TracerProvider
+
+    from shared.prometheus import Listener
 
 logger = logging.getLogger("monitor")
 
@@ -23,6 +26,8 @@ SWITCHES: Final = (
     "OTEL_EXPORTER_OTLP_PROTOCOL",
     "OTEL_TRACES_EXPORTER",
     "OTEL_METRICS_EXPORTER",
+    "OTEL_EXPORTER_PROMETHEUS_HOST",
+    "OTEL_EXPORTER_PROMETHEUS_PORT",
     "OTEL_SDK_DISABLED",
     "OTEL_SERVICE_NAME",
     "OTEL_RESOURCE_ATTRIBUTES",
@@ -30,6 +35,7 @@ SWITCHES: Final = (
 )
 """The variables that decide it, or that the resource is made of."""
 _PACKAGE: Final = "opentelemetry-exporter-otlp-proto-http"
+_PULL: Final = "prometheus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +46,18 @@ class Providers:
     meters: MeterProvider
     is_ours: bool
     """False: the worker's, which it also ends."""
+    close_listener: Callable[[], None] | None = None
+    """Frees the address from which metrics are pulled."""
 
 
-def chosen(environment: Mapping[str, str], function: str) -> Providers | None:
+def chosen(environment: Mapping[str, str], function: str, can_be_scraped: bool) -> Providers | None:
     """The providers that ``environment`` asks for; None, and a warning where something is missing, if there are none."""
     if _is_true(environment, "OTEL_SDK_DISABLED"):
         return None
+    _warn_of_exporters(environment, can_be_scraped)
     if _is_true(environment, "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"):
         return _of_the_worker()
-    return _over_otlp(environment, function)
+    return _by_exporters(environment, function, can_be_scraped)
 
 
 def _is_true(environment: Mapping[str, str], name: str) -> bool:
@@ -73,18 +82,58 @@ def _of_the_worker() -> Providers | None:
     return Providers(tracers, meters, is_ours=False)
 
 
-def _over_otlp(environment: Mapping[str, str], function: str) -> Providers | None:
-    wants_spans, wants_metrics = (_wants(environment, signal) for signal in ("TRACES", "METRICS"))
-    if not (wants_spans or wants_metrics):
+def _exporters(environment: Mapping[str, str], signal: str) -> frozenset[str]:
+    """What ``OTEL_METRICS_EXPORTER`` or ``OTEL_TRACES_EXPORTER`` names; ``otlp`` if it is unset."""
+    names = environment.get(f"OTEL_{signal}_EXPORTER", "").lower().split(",")
+    return frozenset(name.strip() for name in names if name.strip()) or frozenset(("otlp",))
+
+
+def _warn_of_exporters(environment: Mapping[str, str], can_be_scraped: bool) -> None:
+    named = _exporters(environment, "METRICS")
+    if _PULL in named and not can_be_scraped:
+        logger.warning(
+            "OTEL_METRICS_EXPORTER=%s is ignored here: function apps and single sweeps cannot be scraped; push over OTLP",
+            _PULL,
+        )
+    if unknown := named - {"otlp", "none", _PULL}:
+        logger.warning("OTEL_METRICS_EXPORTER: expected otlp, %s or none, got %s", _PULL, ", ".join(sorted(unknown)))
+
+
+def _by_exporters(environment: Mapping[str, str], function: str, can_be_scraped: bool) -> Providers | None:
+    wants_spans, wants_metrics = _over_otlp(environment)
+    listener = _listener(environment) if can_be_scraped and _PULL in _exporters(environment, "METRICS") else None
+    if not (wants_spans or wants_metrics or listener):
         return None
+    tracers, meters = _our_providers(environment, function, wants_spans, wants_metrics, listener)
+    return Providers(tracers, meters, is_ours=True, close_listener=listener.close if listener else None)
+
+
+def _listener(environment: Mapping[str, str]) -> Listener | None:
+    try:
+        from shared.prometheus import open_listener
+    except ModuleNotFoundError:
+        logger.warning(
+            "no metrics can be pulled: OTEL_METRICS_EXPORTER is %s, but opentelemetry-exporter-prometheus is not installed "
+            "(requirements-prometheus.txt)",
+            _PULL,
+        )
+        return None
+    return open_listener(environment)
+
+
+def _over_otlp(environment: Mapping[str, str]) -> tuple[bool, bool]:
+    """Whether spans and whether metrics are to be sent over OTLP, and can be."""
+    wanted = _wants(environment, "TRACES"), _wants(environment, "METRICS")
+    if not any(wanted):
+        return wanted
     protocol = environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "http/protobuf"
     if protocol != "http/protobuf":
         logger.warning("no telemetry is sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, supported is http/protobuf", protocol)
-        return None
+        return False, False
     if not _has_exporter():
         logger.warning("no telemetry is sent: %s is set, but %s is not installed", _ENDPOINT, _PACKAGE)
-        return None
-    return Providers(*_our_providers(environment, function, wants_spans, wants_metrics), is_ours=True)
+        return False, False
+    return wanted
 
 
 def _has_exporter() -> bool:
@@ -95,13 +144,13 @@ def _has_exporter() -> bool:
 
 
 def _wants(environment: Mapping[str, str], signal: str) -> bool:
-    if environment.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() == "none":
+    if "otlp" not in _exporters(environment, signal):
         return False
     return any(environment.get(name, "").strip() for name in (_ENDPOINT, f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
 
 
 def _our_providers(
-    environment: Mapping[str, str], function: str, wants_spans: bool, wants_metrics: bool
+    environment: Mapping[str, str], function: str, wants_spans: bool, wants_metrics: bool, listener: Listener | None
 ) -> tuple[TracerProvider, MeterProvider]:
     """Providers for this module alone. They don't flush at exit: a collector that is away would hold up the exit."""
     from opentelemetry.metrics import NoOpMeterProvider
@@ -119,13 +168,16 @@ def _our_providers(
 
         tracers = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    readers: list[MetricReader] = [listener.reader] if listener else []
     if wants_metrics:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-        meters = SdkMeterProvider([reader], resource=resource, shutdown_on_exit=False)
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    if readers:
+        from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+
+        meters = SdkMeterProvider(readers, resource=resource, shutdown_on_exit=False)
     return tracers, meters
 
 

@@ -3,6 +3,7 @@
 Nothing is told, and nothing of OpenTelemetry imported, unless an exporter is configured by the usual variables:
 
 - ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``, ``…_METRICS_ENDPOINT``): providers of our own send OTLP over HTTP;
+- ``OTEL_METRICS_EXPORTER=prometheus`` (or ``otlp,prometheus``): metrics are pulled from a listener (shared/prometheus.py);
 - ``PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY=true``: the Functions worker has set up Azure Monitor; its providers are used, and
   no others are made, whatever else is set.
 
@@ -96,8 +97,21 @@ SWEEP_DURATION: Final = Instrument(
     "s",
     "How many seconds a sweep took; error.type if it ended in an error.",
 )
+LAST_SWEEP_TIME: Final = Instrument(
+    "gauge",
+    "stream_janitor.last_sweep.time",
+    "s",
+    "How many seconds after 1970-01-01T00:00Z the last sweep ended, successful or not.",
+)
+LAST_SUCCESS_TIME: Final = Instrument(
+    "gauge",
+    "stream_janitor.last_success.time",
+    "s",
+    "How many seconds after 1970-01-01T00:00Z the last sweep ended that met no error.",
+)
 INSTRUMENTS: Final = (
-    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION,
+    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION, LAST_SWEEP_TIME,
+    LAST_SUCCESS_TIME,
 )  # fmt: skip
 DURATION_BOUNDARIES_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0)
 
@@ -225,28 +239,33 @@ class _Process:
     """The telemetry of this process, and the switches that it was made for."""
 
     telemetry: Telemetry = SILENT
-    switches: tuple[str | None, ...] | None = None
+    switches: tuple[str | bool | None, ...] | None = None
 
 
-def of_process(function: str = "") -> Telemetry:
+def of_process(function: str = "", *, can_be_scraped: bool = False) -> Telemetry:
     """This process's telemetry, by its environment; the same one until the environment changes.
 
-    ``function`` names the function that runs here, for the resource; empty outside a function app.
+    ``function`` names the function that runs here, for the resource; empty outside a function app. ``can_be_scraped``: this
+    process lives on, alone on its address, so that a listener for metrics makes sense.
     """
-    switches = tuple(os.environ.get(name) for name in SWITCHES)
+    switches = (can_be_scraped, *(os.environ.get(name) for name in SWITCHES))
     if switches != _Process.switches:
         _Process.telemetry.stop()
-        _Process.telemetry, _Process.switches = _chosen(os.environ, function), switches
+        _Process.telemetry, _Process.switches = _chosen(os.environ, function, can_be_scraped), switches
     return _Process.telemetry
 
 
-def _chosen(environment: Mapping[str, str], function: str) -> Telemetry:
+def _chosen(environment: Mapping[str, str], function: str, can_be_scraped: bool) -> Telemetry:
     try:
-        providers = chosen(environment, function)
+        providers = chosen(environment, function, can_be_scraped)
     except Exception as error:  # noqa: BLE001 - a bad variable of the exporter's is no reason not to sweep
         logger.warning("no telemetry is sent: it could not be set up (%s: %s)", type(error).__name__, error)
         return SILENT
-    return SILENT if providers is None else _Telling(providers.tracers, providers.meters, is_ours=providers.is_ours)
+    if providers is None:
+        return SILENT
+    return _Telling(
+        providers.tracers, providers.meters, is_ours=providers.is_ours, close_listener=providers.close_listener
+    )
 
 
 # --- with OpenTelemetry ---------------------------------------------------------------------------------------------------
@@ -257,9 +276,17 @@ _invocation_attributes: contextvars.ContextVar[Attributes | None] = contextvars.
 class _Telling(Telemetry):
     """Tells through a tracer and a meter."""
 
-    def __init__(self, tracers: TracerProvider, meters: MeterProvider, *, is_ours: bool) -> None:
+    def __init__(
+        self,
+        tracers: TracerProvider,
+        meters: MeterProvider,
+        *,
+        is_ours: bool,
+        close_listener: Callable[[], None] | None = None,
+    ) -> None:
         self._flusher = _Flusher((meters, tracers))  # metrics first: alerts hang on them
         self._is_ours = is_ours
+        self._close_listener = close_listener
         self._tracer = tracers.get_tracer(SCOPE)
         self._instruments = _Instruments(meters)
         self._sends_spans = hasattr(tracers, "force_flush")
@@ -303,6 +330,8 @@ class _Telling(Telemetry):
                 self._flusher.keeps_up = False
 
     def stop(self) -> None:
+        if self._close_listener is not None:
+            self._close_listener()
         if self._is_ours:
             self._flusher.stop()
 
@@ -366,13 +395,28 @@ class _Reading:
     stale_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """When a group's sweeps ended, in Unix seconds. Never stale: how long ago it is is what they are for."""
+
+    attributes: Attributes
+    last_sweep_s: float
+    last_success_s: float | None
+
+
 class _Instruments:
     """The instruments, made once for each process. Gauges are asked at each export and tell what is not stale by then."""
 
-    def __init__(self, meters: MeterProvider, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        meters: MeterProvider,
+        now_s: Callable[[], float] = time.monotonic,
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
         meter = meters.get_meter(SCOPE)
         self._readings: dict[tuple[str, str], _Reading] = {}
-        self._now_s = now_s
+        self._times: dict[tuple[str, str], _Times] = {}
+        self._now_s, self._unix_s = now_s, unix_s
         self._counters = {
             instrument: meter.create_counter(instrument.name, instrument.unit, instrument.description)
             for instrument in INSTRUMENTS
@@ -384,8 +428,9 @@ class _Instruments:
             SWEEP_DURATION.description,
             explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
         )
-        for instrument, read in _READ.items():
-            callback = self._callback(read)
+        callbacks = {instrument: self._callback(read) for instrument, read in _READ.items()}
+        callbacks |= {instrument: self._callback_of_time(read) for instrument, read in _READ_TIME.items()}
+        for instrument, callback in callbacks.items():
             meter.create_observable_gauge(instrument.name, [callback], instrument.unit, instrument.description)
 
     def _callback(
@@ -401,6 +446,19 @@ class _Instruments:
 
         return observe
 
+    def _callback_of_time(
+        self, read: Callable[[_Times], float | None]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        from opentelemetry.metrics import Observation
+
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for times in tuple(self._times.values()):
+                value = read(times)
+                if value is not None:
+                    yield Observation(value, times.attributes)
+
+        return observe
+
     def record(self, facts: SweepFacts, stream: str, group: str, stale_after_s: float) -> None:
         attributes = _group_attributes(stream, group)
         self._counters[CANDIDATES].add(facts.report.candidates, attributes)
@@ -411,6 +469,9 @@ class _Instruments:
         if facts.standing is not None:
             stale_at_s = self._now_s() + stale_after_s
             self._readings[stream, group] = _Reading(facts.standing, attributes, stale_at_s)
+        ended_s, before = self._unix_s(), self._times.get((stream, group))
+        last_success_s = ended_s if facts.error is None else before.last_success_s if before else None
+        self._times[stream, group] = _Times(attributes, ended_s, last_success_s)
 
 
 _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
@@ -418,6 +479,12 @@ _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     OLDEST_PENDING_AGE: lambda standing: standing.oldest_pending_age_s or 0.0,
     LAG: lambda standing: standing.lag,
     DEAD_LETTERS: lambda standing: standing.dead_letters,
+}
+
+
+_READ_TIME: Final[Mapping[Instrument, Callable[[_Times], float | None]]] = {
+    LAST_SWEEP_TIME: lambda times: times.last_sweep_s,
+    LAST_SUCCESS_TIME: lambda times: times.last_success_s,
 }
 
 

@@ -29,6 +29,7 @@ from monitor.report import Outcome, SweepReport, Tally
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
+from shared.telemetry import Telemetry, of_process
 
 INTERVALS_ALIVE = 3
 LOOKS_PER_S = 10
@@ -48,7 +49,7 @@ async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
 
 
 async def _sweep(call: Call, settings: Settings) -> int:
-    async with _janitor(settings) as janitor:
+    async with _janitor(settings, of_process()) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
@@ -62,8 +63,8 @@ async def _sweep(call: Call, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _janitor(settings: Settings) -> AsyncIterator[Janitor]:
-    janitor = Janitor(settings)
+async def _janitor(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Janitor]:
+    janitor = Janitor(settings, telemetry)
     try:
         yield janitor
     finally:
@@ -165,7 +166,7 @@ async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
     alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None
     if alive and (problem := alive.beat()):
         raise UsageProblem(f"--heartbeat {heartbeat}: {problem}")
-    async with _janitor(settings) as janitor:
+    async with _janitor(settings, of_process(can_be_scraped=True)) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
