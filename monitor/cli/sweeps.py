@@ -25,7 +25,7 @@ from monitor.heartbeat import beat
 from monitor.index import IndexInfo, SearchIndex
 from monitor.janitor import Janitor
 from monitor.pending import Summary, milliseconds_of
-from monitor.report import Outcome, SweepReport, Tally
+from monitor.report import NOT_ASKED, Outcome, SweepReport, Tally
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
@@ -157,7 +157,7 @@ def _expected_report(
 @click.option(
     "--heartbeat",
     metavar="FILE",
-    help="Say in FILE that attempts are finished, for python -m monitor.heartbeat FILE as a liveness probe.",
+    help="Say in FILE that attempts are finished, for python -m monitor.heartbeat [--ready] FILE as a probe.",
 )
 async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
     """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
@@ -184,7 +184,8 @@ async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
                 _print(call, tuple(report for report in reports if verbose or call.as_json or not report.is_quiet))
                 _tell_errors(call, janitor)
                 _tell_lateness(call, reports, settings.interval_s)
-                if alive and (problem := alive.beat()):
+                answered = any(report.index != NOT_ASKED for report in reports)
+                if alive and (problem := alive.beat(answered)):
                     call.out.note(f"warning: the heartbeat could not be written: {problem}")
     call.out.note("ended")
     return INTERRUPTED if stop.by is signal.SIGINT else FINE
@@ -198,14 +199,14 @@ class Heartbeat:
     schedule: str
     interval_s: float
 
-    def beat(self) -> str | None:
-        """Write it; what is wrong if it cannot be written."""
+    def beat(self, answered: bool = False) -> str | None:
+        """Write it, and whether Redis ``answered`` in the attempt; what is wrong if it cannot be written."""
         now = datetime.now(timezone.utc)
         # Of a schedule with long and short intervals, those that come.
         *_, third = islice(fires(self.schedule, now), INTERVALS_ALIVE)
         lasts_s = max(INTERVALS_ALIVE * self.interval_s, (third - now).total_seconds())
         try:
-            beat(self.path, lasts_s)
+            beat(self.path, lasts_s, answered)
         except OSError as error:
             return error.strerror or type(error).__name__
         return None
