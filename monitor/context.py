@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monitor.batch import Settler
+from monitor.brake import Brake
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
@@ -30,5 +31,7 @@ class ResumeState:
 
     cursor: bytes | None = None
     """The id where the last sweep stopped; None: it came to the end."""
+    brake: Brake | None = None
+    """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""

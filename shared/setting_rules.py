@@ -101,6 +101,12 @@ def dead_letters_lie_elsewhere(values: Values) -> Problems:
         yield "DEAD_LETTER_STREAM", "must not be STREAM_NAME itself"
 
 
+def backoff_ends_above_the_minimum(values: Values) -> Problems:
+    least_ms = values["MIN_IDLE_TIME_SEC"] or 0
+    if values["RETRY_BACKOFF"] > 1 and values["RETRY_BACKOFF_MAX_SEC"] < least_ms:
+        yield "RETRY_BACKOFF_MAX_SEC", "must be at least MIN_IDLE_TIME_SEC, from which RETRY_BACKOFF grows"
+
+
 Rule = Callable[["Values"], Problems]
 RULES: Final[tuple[Rule, ...]] = (
     what_is_not_supported,
@@ -118,5 +124,6 @@ STREAM_RULES: Final[tuple[Rule, ...]] = (
     script_waits_for_no_replicas,
     rate_limit_has_a_key_in_the_slot,
     dead_letters_lie_elsewhere,
+    backoff_ends_above_the_minimum,
 )
 """For each stream, with its own values."""

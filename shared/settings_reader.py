@@ -165,6 +165,10 @@ def _stream(reading: Reading) -> StreamSettings:
     reading.ask(STREAM_RULES)
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
+    if read["action"] in ("requeue", "handle") and not reading.is_written("MAX_DELIVERIES"):
+        read["max_deliveries"] = 10
+    if read["action"] == "handle" and not reading.is_written("RETRY_BACKOFF"):
+        read["retry_backoff"] = 2.0
     # A field that makes the key belongs to the data.
     read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
     return StreamSettings(**read)

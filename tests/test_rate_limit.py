@@ -14,8 +14,8 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-import monitor.actions.gather
 import monitor.actions.script
+import monitor.claims
 import monitor.scripts
 from demo.redis import RedisServer
 from demo.window import Run, most_in_a_second
@@ -176,7 +176,7 @@ async def test_janitors_that_count_each_for_itself_are_caught(
     own_server: RedisServer, own_scene: Scene, sweep: Sweeper, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: the same check of three janitors whose windows are their own."""
-    for room in (monitor.actions.script, monitor.actions.gather):
+    for room in (monitor.actions.script, monitor.claims):
         monkeypatch.setattr(room, "rate_key", lambda settings: f"{rate_key(settings)}:{settings.consumer}")
     left_behind(own_scene, 600)
     settings = [
@@ -305,9 +305,7 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     head = (2, scene.stream, rate_key(settings))
     common = {"group": scene.group, "consumer": "janitor", "min_idle_ms": 10_000, "rate_limit": 7}
     claim = (*head, *claim_script().named(**common), *ids)
-    stored = {"hash_prefix": scene.prefix, "on_conflict": "overwrite", "run_ms": ScriptSettle.RUN_MS, "id_fields": "id"}
-    spared = {"most_traces": 0, "keeps_trace_fields": False, "returns_keys": False}
-    run = (*head, *settle_script().named(**common, **stored, **spared, joined_ids=b" ".join(ids)))
+    run = (*head, *settle_script().named(**ScriptSettle(link, settings).arguments, joined_ids=b" ".join(ids)))
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)
 
 
