@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 _TEXTS: Final = {
@@ -33,7 +33,7 @@ _TEXTS: Final = {
     "CLUSTERDOWN": "the cluster is down, as some slots have no primary (CLUSTERDOWN): see CLUSTER NODES",
     "MOVED": "this is a Redis Cluster, whose keys lie on several servers: set REDIS_CLUSTER=true",
 }
-_COMMAND: Final = re.compile(r"unknown command [`'\"]?([a-z0-9._|-]{1,40})[`'\"]?", re.IGNORECASE)
+_COMMAND: Final = re.compile(r"(?:unknown|unsupported) command [`'\"]?([a-z0-9._|-]{1,40})[`'\"]?", re.IGNORECASE)
 _RIGHT_IN_TEXT: Final = re.compile(r"run the '([a-z|._-]{1,40})' command", re.IGNORECASE)
 
 
@@ -44,6 +44,8 @@ class Circumstances:
     server: str
     """host:port."""
     password_ends_in_line_break: bool = False
+    others_answer: bool = False
+    """Of a cluster, whose other servers may be well: the address that was given is no mistake."""
 
 
 def note(error: BaseException, circumstances: Circumstances) -> None:
@@ -55,6 +57,12 @@ def note(error: BaseException, circumstances: Circumstances) -> None:
 def noted(error: BaseException) -> Circumstances | None:
     found = getattr(error, "circumstances", None)
     return found if isinstance(found, Circumstances) else None
+
+
+def note_that_others_answer(error: BaseException) -> None:
+    circumstances = noted(error)
+    if circumstances is not None:
+        error.circumstances = replace(circumstances, others_answer=True)  # type: ignore[attr-defined]
 
 
 def advice_for(code: str, error: BaseException, cause: BaseException | None) -> str:
@@ -77,6 +85,8 @@ def _text_for(code: str, error: BaseException, cause: BaseException | None) -> s
         return f"the Redis user lacks {missing_right(error)} (NOPERM): see the ACL lines in the README"
     if code == "NOCOMMAND":
         return f"{unknown_command(error)} is unknown to this server (or to a proxy), or renamed or disabled there (NOCOMMAND)"
+    if code == "READONLY" and getattr(error, "is_told_at_login", False):
+        return "REDIS_HOST leads to a replica (READONLY): what is written there is lost: name the primary"
     if code == "TLSMISMATCH":
         return _mismatch(bool(getattr(error, "server_speaks_tls", False)))
     if code == "CONNECTION" and isinstance(cause, socket.gaierror):

@@ -139,6 +139,9 @@ class BulkParser(BaseParser):
         # Without a reader: another task closed the connection meanwhile, and all replies were there.
         if len(replies) != count or (self._reader is not None and self._reader.has_data()):
             raise ReplyMalformed("more replies than commands")
+        for kind in set(map(type, replies)):
+            if issubclass(kind, ConnectionError):
+                raise next(reply for reply in replies if isinstance(reply, ConnectionError))
         replies.received_bytes = self.received_bytes
         return replies
 
@@ -187,8 +190,6 @@ def _check(replies: Sequence[Any]) -> None:
         raise ReplyMalformed("a push that nobody subscribed to")
     if list in kinds:
         _check_nesting(replies)
-    if any(issubclass(kind, ConnectionError) for kind in kinds):
-        raise next(reply for reply in replies if isinstance(reply, ConnectionError))
 
 
 def _check_nesting(replies: Sequence[Any]) -> None:

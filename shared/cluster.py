@@ -31,6 +31,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from shared.advice import note_that_others_answer
 from shared.errors import RedisRefused
 from shared.redis_client import Argument, Command, Reply, ServerLink, tokens_for
 from shared.settings import RedisSettings
@@ -292,6 +293,7 @@ class ClusterLink:
             replies = await self._server(route.address).written(commands, replicas)
         except OUT_OF_REACH as error:
             self._note(route.address, error)
+            note_that_others_answer(error)
             replies = [error] * len(commands)
         else:
             self._silent.discard(route.address)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.asyncio.connection import Connection, SSLConnection
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
 
 from shared.bulk import MOST_REPLY_BYTES, READ_BYTES, BulkParser, ConnectionLost, Replies, ReplyMalformed
 from shared.errors import JanitorError
@@ -27,11 +27,14 @@ else:
     _ConnectionBase = object
 
 _REPLICA: Final = (b"replica", b"slave")
-_HELLO_REFUSED: Final = frozenset(("NOCOMMAND", "NOPROTO", "NOPERM"))
+_HELLO_REFUSED: Final = frozenset(("NOCOMMAND", "NOPROTO", "NOPERM", "ERR"))
+"""ERR without more: proxies have words of their own. A wrong login and protected mode have codes of theirs."""
 
 
 class IsReplica(ReadOnlyError):
     """The server said at login that it is a replica. Nothing but the login was sent to it."""
+
+    is_told_at_login = True
 
     def __init__(self) -> None:
         super().__init__("this server is a replica", status_code="READONLY")
@@ -131,13 +134,20 @@ class BulkConnection(_ConnectionBase):
         """False: this server knows no HELLO, or does not let us; nothing was done yet."""
         try:
             await super().on_connect_check_health(check_health=False)
-        except ResponseError as error:
-            if self._bulk.first_reply is not error or not _is_refusal(error):
+        except (ResponseError, AuthenticationError) as error:
+            if self._bulk.first_reply is not error or not self._refuses_hello(error):
                 raise
             # Its text quotes the command, and so the password: nothing that is raised from here on has it as its context.
         else:
             return True
         return False
+
+    def _refuses_hello(self, error: RedisError) -> bool:
+        """Whether ``error``, the reply to HELLO, is about HELLO and not about the login, which must not be tried twice."""
+        code = code_of(error)
+        # Redis says WRONGPASS to a login; NOAUTH says a proxy that has not seen one in it (Envoy).
+        has_login = bool(self.credential_provider or self.username or self.password)
+        return code in _HELLO_REFUSED or (code == "NOAUTH" and has_login and error.status_code == "NOAUTH")
 
     async def _log_in_without_hello(self) -> None:
         """AUTH, where there is a login. A proxy that has no HELLO may well have no CLIENT: its name is not worth an error."""
@@ -159,10 +169,6 @@ class BulkConnection(_ConnectionBase):
         self._facts.role = role.decode("ascii", "replace") if isinstance(role, bytes) else None
         if self._facts.refuses_replicas and role in _REPLICA:
             raise IsReplica
-
-
-def _is_refusal(error: ResponseError) -> bool:
-    return code_of(error) in _HELLO_REFUSED or "unsupported command" in str(error)
 
 
 class PlainConnection(BulkConnection, Connection):

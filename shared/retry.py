@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from redis import exceptions as redis_errors
 
-from shared.advice import advice_for, missing_right, place_of
+from shared.advice import advice_for, missing_right, noted, place_of
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def code_of(error: BaseException) -> str:
         return "TIMEOUT"
     if "ACL failure in script" in str(error):
         return "NOPERM"  # what a script calls is checked against the caller's rights, with words of its own
-    if "unknown command" in str(error) or "nknown Redis command" in str(error):
+    if any(words in str(error) for words in ("unknown command", "nknown Redis command", "unsupported command")):
         return "NOCOMMAND"  # renamed or disabled on this server: no entry can be at fault
     word = str(error).split(" ", 1)[0].lstrip("-")
     return word if word.isascii() and word.isupper() and word.isalpha() else "ERR"
@@ -126,10 +126,12 @@ def cause_of(error: BaseException) -> BaseException | None:
 
 def is_mistake_in_settings(error: BaseException) -> bool:
     """Whether ``error``, met before any reply came, tells of an address that is wrong rather than of a server in trouble."""
-    cause = cause_of(error)
+    circumstances, cause = noted(error), cause_of(error)
+    if circumstances is not None and circumstances.others_answer:
+        return False
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_AGAIN  # a name server in trouble
-    return cause is not None or code_of(error) == "PROTOCOL"
+    return cause is not None or code_of(error) in ("PROTOCOL", "READONLY")
 
 
 def is_silent_about_tls(error: BaseException) -> bool:
@@ -188,7 +190,8 @@ class Contact:
 
     def note(self, error: BaseException) -> None:
         """An error that the server answered with is a reply too."""
-        self.made = self.made or isinstance(error, redis_errors.ResponseError)
+        # READONLY is none: as the first reply it says that the address is that of a replica.
+        self.made = self.made or (isinstance(error, redis_errors.ResponseError) and code_of(error) != "READONLY")
 
     def is_pointless(self, error: BaseException, wait_s: float) -> bool:
         if self.made or not is_mistake_in_settings(error):
