@@ -10,7 +10,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 from redis.asyncio import Redis
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 async def _measured(server: RedisServer) -> None:
-    ways = {
+    ways: dict[str, Way] = {
         "redis-py pipeline": _RedisPy(server.port),
         "bare bulk loop": _Bare(server.port),
         "link": _Link(server.port),
@@ -121,7 +121,7 @@ class _Bare:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        writer.write(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+        writer.write(b"".join([hiredis.pack_command(cast("tuple[bytes]", command)) for command in commands]))
         replies: list[Any] = []
         while len(replies) < len(commands):
             self._parser.feed(await reader.read(65_536))
