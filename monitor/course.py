@@ -23,7 +23,7 @@ class Course:
 
     def __init__(self, link: RedisLink, budget_s: float) -> None:
         self._link = link
-        self._contact = Contact()
+        self._contact = Contact(link)
         self._soft_end = Deadline.after(budget_s - min(LAST_SHARE_S, budget_s / 5))
         self._hard_end = Deadline.after(budget_s)
         self._ended = asyncio.Event()

@@ -117,6 +117,7 @@ class ClusterLink:
         self._settings = settings
         self._most_connections = most_connections
         self._timeout_s = timeout_s
+        self.answers = 0
         self._tokens = None if settings.entra is None else tokens_for(settings.entra, timeout_s)
         self._seeds: tuple[Address, ...] = ((settings.host, settings.port), *settings.other_hosts)
         self._servers: dict[Address, ServerLink] = {}
@@ -213,6 +214,7 @@ class ClusterLink:
                 failure = error
             else:
                 self._silent.discard(address)
+                self.answers += 1
                 if rows:
                     return _topology_of(rows, address)
                 failure = ClusterDownError("CLUSTERDOWN this server knows no other and serves no slot")
@@ -297,6 +299,7 @@ class ClusterLink:
             replies = [error] * len(commands)
         else:
             self._silent.discard(route.address)
+            self.answers += 1
         if not route.is_asking:
             return replies
         # Where ASKING itself was refused, the command behind it was only sent back.

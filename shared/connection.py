@@ -27,8 +27,7 @@ else:
     _ConnectionBase = object
 
 _REPLICA: Final = (b"replica", b"slave")
-_HELLO_REFUSED: Final = frozenset(("NOCOMMAND", "NOPROTO", "NOPERM", "ERR"))
-"""ERR without more: proxies have words of their own. A wrong login and protected mode have codes of theirs."""
+_HELLO_REFUSED: Final = frozenset(("NOCOMMAND", "NOPROTO", "NOPERM"))
 
 
 class IsReplica(ReadOnlyError):
@@ -144,10 +143,11 @@ class BulkConnection(_ConnectionBase):
 
     def _refuses_hello(self, error: RedisError) -> bool:
         """Whether ``error``, the reply to HELLO, is about HELLO and not about the login, which must not be tried twice."""
-        code = code_of(error)
+        if isinstance(error, ResponseError):
+            # A plain ERR: proxies have words of their own. A wrong login and protected mode have codes of theirs.
+            return code_of(error) in _HELLO_REFUSED or error.status_code == "ERR"
         # Redis says WRONGPASS to a login; NOAUTH says a proxy that has not seen one in it (Envoy).
-        has_login = bool(self.credential_provider or self.username or self.password)
-        return code in _HELLO_REFUSED or (code == "NOAUTH" and has_login and error.status_code == "NOAUTH")
+        return error.status_code == "NOAUTH" and bool(self.credential_provider or self.username or self.password)
 
     async def _log_in_without_hello(self) -> None:
         """AUTH, where there is a login. A proxy that has no HELLO may well have no CLIENT: its name is not worth an error."""

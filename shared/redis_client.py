@@ -54,6 +54,8 @@ class RedisLink(Protocol):
 
     is_cluster: bool
     """Whether commands go to several servers, one of which may be in trouble while the others are well."""
+    answers: int
+    """How many batches were answered so far, whatever with."""
 
     async def call(self, *command: Argument) -> Reply:
         """One command's reply.
@@ -116,6 +118,7 @@ class ServerLink:
         ``most_reply_bytes``: a batch whose replies are larger is a ``ReplyTooLarge``."""
         self._settings = settings
         self._timeout_s = timeout_s
+        self.answers = 0
         self._was_confirmed = True
         self._turns: dict[int, asyncio.Semaphore] = {}
         # In a cluster a replica may be asked for the others, and redirects every command with a key.
@@ -186,6 +189,7 @@ class ServerLink:
         finally:
             if connection is not None:
                 self._put_back(connection)
+        self.answers += 1
         return replies
 
     def _take(self) -> BulkConnection:

@@ -8,9 +8,9 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
@@ -180,23 +180,26 @@ class Deadline:
         return self.left_s() <= 0
 
 
-@dataclass(slots=True)
+class Answering(Protocol):
+    """What counts the batches that were answered."""
+
+    answers: int
+
+
 class Contact:
     """Whether any reply came since a sweep began. Once it did, a refused connection is a server that restarts or fails over:
     what is handled has to be acknowledged, so it is waited for."""
 
-    made: bool = False
-    began_s: float = field(default_factory=time.monotonic)
-
-    def note(self, error: BaseException) -> None:
-        """An error that the server answered with is a reply too."""
-        # READONLY is none: as the first reply it says that the address is that of a replica.
-        self.made = self.made or (isinstance(error, redis_errors.ResponseError) and code_of(error) != "READONLY")
+    def __init__(self, link: Answering) -> None:
+        self._link = link
+        self._answers = link.answers
+        self._began_s = time.monotonic()
 
     def is_pointless(self, error: BaseException, wait_s: float) -> bool:
-        if self.made or not is_mistake_in_settings(error):
+        """Whether ``error`` tells of a wrong address, and that was tried for long enough by the end of ``wait_s``."""
+        if self._link.answers > self._answers or not is_mistake_in_settings(error):
             return False
-        return time.monotonic() + wait_s > self.began_s + UNANSWERED_S
+        return time.monotonic() + wait_s > self._began_s + UNANSWERED_S
 
 
 async def persist(
@@ -210,7 +213,6 @@ async def persist(
     Only for what is safe to repeat. Full jitter, so that several janitors do not come back in step. ``contact``: without any
     reply, an address that is wrong is tried for ``UNANSWERED_S`` only; None: as if there had been one.
     """
-    contact = contact or Contact(made=True)
 
     async def before_next(state: RetryCallState) -> None:
         error = _error_of(state)
@@ -219,20 +221,12 @@ async def persist(
 
     def ends(state: RetryCallState) -> bool:
         error = _error_of(state)
-        is_pointless = error is not None and contact.is_pointless(error, state.upcoming_sleep)
-        return is_pointless or deadline.left_s() <= state.upcoming_sleep
-
-    async def attempted() -> Result:
-        try:
-            result = await attempt()
-        except Exception as error:
-            contact.note(error)
-            raise
-        contact.made = True
-        return result
+        if contact is not None and error is not None and contact.is_pointless(error, state.upcoming_sleep):
+            return True
+        return deadline.left_s() <= state.upcoming_sleep
 
     try:
-        return await attempted()  # the usual case, thousands of times a sweep, pays for nothing below
+        return await attempt()  # the usual case, thousands of times a sweep, pays for nothing below
     except Exception as error:
         if not is_worth_repeating(error):
             raise
@@ -245,7 +239,7 @@ async def persist(
         if failure is not None:  # tenacity's first attempt is the one above
             first_failure, failure = failure, None
             raise first_failure
-        return await attempted()
+        return await attempt()
 
     return await AsyncRetrying(
         retry=retry_if_exception(is_worth_repeating),
