@@ -65,17 +65,18 @@ class RedisLink(Protocol):
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: it may have run or not.
         """
 
-    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+    async def pipelined(self, commands: Iterable[Command]) -> Replies:
         """Send all commands in one write a server; each reply, or the error it was, in its place. No MULTI.
 
         A command without a key goes where the first one with a key goes. In a cluster, a server that is out of reach is
         the reply of its own commands.
 
         Raises:
-            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not; of these
+            ``ConnectionLost`` (``ReplyTooLarge`` among them) and ``ReplyLate`` say how many bytes of replies had come.
         """
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         """Like ``pipelined``; a write that fewer than ``replicas`` replicas of its server confirmed is a ``TooFewReplicas``.
 
         ``replicas`` None: 1 in a cluster that has replicas, else 0. WAIT counts what was written on its own connection
@@ -225,17 +226,18 @@ class ServerLink:
         note(error, Circumstances(self.address, password.endswith(("\n", "\r"))))
         return error
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         if not replicas:
             return await self.pipelined(commands)
         wait_ms = WAIT_TIMEOUT_MS if self._was_confirmed else WAIT_AGAIN_MS
-        *replies, confirmed = await self.pipelined([*commands, ("WAIT", replicas, wait_ms)])
+        replies = await self.pipelined([*commands, ("WAIT", replicas, wait_ms)])
+        confirmed = replies.pop()
         if isinstance(confirmed, Exception):
             raise confirmed
         self._was_confirmed = confirmed >= replicas
-        if self._was_confirmed:
-            return replies
-        return [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+        if not self._was_confirmed:
+            replies[:] = [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+        return replies
 
     def turn_at(self, key: Argument, at_once: int) -> AbstractAsyncContextManager[object]:
         return self._turns.setdefault(at_once, asyncio.Semaphore(at_once))

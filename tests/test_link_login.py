@@ -21,8 +21,9 @@ from shared.reach import TlsMismatch
 from shared.redis_client import ServerLink
 from shared.retry import Contact, Deadline, code_of, explained, persist
 from shared.settings import RedisSettings
+from tests.cli import inside
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
-from tests.fronts import Command, HangUp, Judging, Passage, _encoded, _read_command, without_hello
+from tests.fronts import Command, HangUp, Judging, Passage, Threaded, _encoded, _read_command, without_hello
 from tests.test_link import Canned, echoing, linked, settings_of
 from tests.test_out_of_reach import failed_tick, here, nobody_listens, tick
 
@@ -98,6 +99,30 @@ async def test_a_server_that_refused_hello_is_not_asked_again(locked: RedisServe
         assert front.accepted == 8
 
 
+async def test_a_sweep_through_a_front_without_hello_settles_all_and_says_the_same(
+    scene: Scene, sweep: Sweeper, server: RedisServer, mode: str
+) -> None:
+    scene.add_tweets(20)
+    scene.add(b"no", b"id")
+    scene.abandon()
+    async with Judging(server.port, without_hello) as front:
+        ended = await tick(sweep.janitor(scene.settings(**front.environment, SETTLE_MODE=mode)))
+        assert (ended.error, ended.report.processed, ended.report.dead_lettered) == (None, 20, 1)
+        again = await tick(sweep.janitor(scene.settings(**front.environment, SETTLE_MODE=mode)))
+        assert (again.error, again.report.pending) == (None, 0)
+        assert again.report.index == "ok"
+
+
+def test_doctor_and_status_work_on_a_server_without_hello(scene: Scene, server: RedisServer) -> None:
+    with Threaded(Judging(server.port, without_hello)) as front:
+        environment = {**scene.environment, **front.environment}
+        ran = inside(environment, "doctor", "--json")
+        (connection,) = [record for record in ran.records if record["check"] == "connection"]
+        assert connection["ok"]
+        assert "RESP2" in connection["detail"]
+        assert inside(environment, "status").code == 0
+
+
 async def test_without_a_login_and_without_hello_nothing_is_logged_in(server: RedisServer) -> None:
     async with Judging(server.port, without_hello) as front, linked(front.port) as link:
         assert await link.call("PING") == b"PONG"
@@ -165,15 +190,10 @@ async def test_the_password_that_a_refusal_quotes_is_in_no_error_behind_it(locke
 
 @pytest.fixture
 def replica(own_server: RedisServer) -> Iterator[RedisServer]:
-    arguments = (
-        "--replicaof",
-        "127.0.0.1",
-        str(own_server.port),
-        "--replica-read-only",
-        "no",
-        "--repl-diskless-sync-delay",
-        "0",
-    )
+    primary = raw_client(own_server)
+    primary.execute_command("CONFIG", "SET", "repl-diskless-sync-delay", 0)
+    primary.close()
+    arguments = ("--replicaof", "127.0.0.1", str(own_server.port), "--replica-read-only", "no")
     with RedisServer(search=False, arguments=arguments) as running:
         client = raw_client(running)
         deadline = time.monotonic() + 20
@@ -203,6 +223,14 @@ async def test_a_replica_is_refused_and_named_even_if_it_takes_writes(
     assert writable.execute_command("KEYS", f"{scene.prefix}*") == []
     primary.close()
     writable.close()
+
+
+def test_doctor_names_a_replica(replica: RedisServer, scene: Scene) -> None:
+    ran = inside({**scene.environment, **replica.environment}, "doctor", "--json")
+    said = " ".join(record["detail"] for record in ran.records if not record["ok"])
+    assert ran.code != 0
+    assert "REDIS_HOST leads to a replica" in said
+    assert "name the primary" in said
 
 
 async def test_in_a_cluster_a_replica_may_be_asked(replica: RedisServer) -> None:
