@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from monitor.batch import Settler
+from monitor.consumers import Reaper
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
@@ -32,3 +33,5 @@ class ResumeState:
     """The id where the last sweep stopped; None: it came to the end."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    reaper: Reaper = field(default_factory=Reaper)
+    """When the group's consumers were listed, and which are still to be removed."""
