@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from monitor.batch import Settler
 from monitor.brake import Brake
+from monitor.consumers import Reaper
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
@@ -35,3 +36,5 @@ class ResumeState:
     """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    reaper: Reaper = field(default_factory=Reaper)
+    """When the group's consumers were listed, and which are still to be removed."""

@@ -43,6 +43,11 @@ class SweepState:
     def is_complete(self) -> bool:
         return self.error is None and self.left_at is None
 
+    @property
+    def is_ending(self) -> bool:
+        """Nothing more is to be begun."""
+        return self._has_failed or self._soft_end.is_over()
+
     async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
         return await persist(attempt, self._soft_end, self._link.reconnect, self._contact)
@@ -70,7 +75,7 @@ class SweepState:
 
     def stops_at(self, entry_id: bytes) -> bool:
         """Whether nothing more is to be begun; if so, notes that the sweep got as far as ``entry_id``."""
-        if not self._has_failed and not self._soft_end.is_over():
+        if not self.is_ending:
             return False
         if self.left_at is None or entry_id != FIRST:
             self.leave(entry_id)
