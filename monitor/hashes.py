@@ -6,22 +6,15 @@ What settle.lua does inside Redis, for those who hold the fields: gather and red
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from monitor.outcomes import OUTCOMES, Outcome
 from monitor.scripts import store_script, touch_script
+from monitor.storing import Storing
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
 
 _WROTE_NOTHING: Final = (OUTCOMES[Outcome.KEPT].wire, OUTCOMES[Outcome.SUPERSEDED].wire)
-
-
-class Storing(NamedTuple):
-    """One entry on its way into its hash."""
-
-    key: bytes
-    entry_id: bytes
-    fields: Sequence[bytes]
 
 
 class Store:

@@ -180,7 +180,7 @@ class SearchIndex:
         raise_first(replies)
         keys = {}
         for entry_id, reply in zip(entry_ids, replies, strict=True):
-            key, _ = self._key.of(reply[0][1]) if reply else (None, None)
+            key, _ = self._key.of(reply[0][1], entry_id) if reply else (None, None)
             if key is not None:
                 keys[entry_id] = key
         return keys

@@ -64,14 +64,25 @@ WITH_HASH: Final = frozenset((Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDE
 """The outcomes of an entry whose hash is there: the words of store.lua."""
 
 WRONG_TYPE: Final = "wrong_type"
+NOT_JSON_ID: Final = "not_json_id"
+BAD_ID: Final = "bad_id"
+RESERVED_FIELD: Final = "reserved_field"
 
 FAULTS_EXPLAINED: Final = {
     NO_ID: "no id field",
     EMPTY_ID: "empty id",
     LONG_ID: f"id over {LONGEST_ID_BYTES} bytes",
     WRONG_TYPE: "hash key holds another type",
+    NOT_JSON_ID: "field with the id is not JSON",
+    BAD_ID: "id is neither a string nor a whole number up to 2^53-1",
+    RESERVED_FIELD: "holds a field stream_entry_id, which ON_CONFLICT=newer needs for itself",
 }
 """The faults that are certain at once: trying again cannot help. Any other is an unknown error."""
+
+
+def fault_of_code(code: str) -> str:
+    """The fault of an entry whose write met an error with this code."""
+    return WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"
 
 
 def fault_explained(fault: str) -> str:

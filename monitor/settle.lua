@@ -131,9 +131,9 @@ end
 
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
-  if read_names(fields, TRACE) then
+  if read_names(fields, TRACE, id) then
     local rest = split_from_trace(fields)
-    if not keeps_trace_fields then fields = rest end
+    if not keeps_trace_fields and #rest > 0 then fields = rest end -- under @entry there may be nothing else
   end
   local key_id, fault = identity()
   if fault then
@@ -149,6 +149,10 @@ local function settle(id, fields)
     end
     done[#done + 1] = id
     claimed = claimed + 1
+    return true
+  end
+  if outcome.fault then
+    refuse(id, outcome.fault)
     return true
   end
   local code = code_of(outcome)

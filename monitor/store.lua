@@ -6,7 +6,8 @@
 -- ARGV[1]   overwrite | newer | keep
 -- ARGV[2]   the entry's id in the stream
 -- ARGV[3..] its fields and values in turn; of a field that is there twice the last value wins
--- Returns   stored | kept | superseded; an error (WRONGTYPE: the key holds no hash) leaves the key as it was.
+-- Returns   stored | kept | superseded; an error (WRONGTYPE: the key holds no hash; FAULT reserved_field: under `newer` an
+--           entry brings a field stream_entry_id of its own) leaves the key as it was.
 -- No shebang line, so it runs on Redis 6.0 too: its first write is the HSET, which a full or read-only server refuses.
 
 local ENTRY_ID_FIELD = 'stream_entry_id' -- under `newer`: which entry the hash holds
@@ -35,6 +36,9 @@ local function write(key, fields)
   end
 end
 
+-- An error with which the entry is at fault: `fault` is its word in outcomes.py.
+local function at_fault(word, text) return { err = 'FAULT ' .. word .. ': ' .. text, fault = word } end
+
 -- The fields that an older version left in the hash and this entry does not have.
 local function stale_fields(key, fields)
   local wanted, stale = { [ENTRY_ID_FIELD] = true }, {}
@@ -51,6 +55,9 @@ local function may_drop(key, stale)
 end
 
 local function store_newer(key, entry_id, fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == ENTRY_ID_FIELD then return at_fault('reserved_field', 'under newer no entry may hold ' .. fields[i]) end
+  end
   local held = redis.pcall('HGET', key, ENTRY_ID_FIELD)
   if type(held) == 'table' then return held end
   if held and is_newer(held, entry_id) then return 'superseded' end

@@ -134,6 +134,16 @@ def names(text: str) -> tuple[str, ...]:
     return names
 
 
+def id_fields(text: str) -> tuple[str, ...]:
+    """Names, each of a field, a member path, or ``@entry``."""
+    from shared.id_fields import path_of
+
+    found = names(text)
+    for name in found:
+        path_of(name)
+    return found
+
+
 def patterns(text: str) -> tuple[str, ...]:
     """Any number of glob patterns separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

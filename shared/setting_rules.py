@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from shared.hash_tags import has_hash_tag
+from shared.id_fields import fields_read, first_path
 
 if TYPE_CHECKING:
     from shared.settings_reader import Reading as Values
@@ -83,6 +84,20 @@ def budget_fits_the_interval(values: Values) -> Problems:
         yield "SWEEP_BUDGET_SEC", f"must be under the schedule's interval of {values['MONITOR_SCHEDULE']:g} s"
 
 
+def script_reads_no_paths(values: Values) -> Problems:
+    path = first_path(values["ID_FIELDS"])
+    if values["SETTLE_MODE"] == "script" and path is not None:
+        yield "SETTLE_MODE", f"a script does not read JSON, and ID_FIELDS has the path {path}: say gather or auto"
+
+
+def newer_needs_its_field(values: Values) -> Problems:
+    if values["ON_CONFLICT"] == "newer" and "stream_entry_id" in fields_read(values["ID_FIELDS"]):
+        yield (
+            "ID_FIELDS",
+            "must not have stream_entry_id: under ON_CONFLICT=newer that field of a hash is the janitor's own",
+        )
+
+
 def script_waits_for_no_replicas(values: Values) -> Problems:
     if values["SETTLE_MODE"] == "script" and values["ACK_REPLICAS"]:
         yield "ACK_REPLICAS", "needs SETTLE_MODE gather or auto: a script cannot wait for replicas"
@@ -115,6 +130,8 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 """For the settings as a whole."""
 STREAM_RULES: Final[tuple[Rule, ...]] = (
+    script_reads_no_paths,
+    newer_needs_its_field,
     script_waits_for_no_replicas,
     rate_limit_has_a_key_in_the_slot,
     dead_letters_lie_elsewhere,

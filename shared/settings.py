@@ -132,9 +132,10 @@ class StreamSettings:
     )
     id_fields: tuple[str, ...] = field(
         metadata=env.get(
-            "ID_FIELDS", "id", parse.names,
+            "ID_FIELDS", "id", parse.id_fields,
             "the field that identifies an entry; several, separated by commas, are joined with `:`, and a `:` or `%` inside "
-            "a value is percent-escaped", item_key="id_fields",
+            "a value is percent-escaped; `@entry`: the entry's id in the stream; `data$.order.id`: a member inside a field "
+            "that holds JSON, which needs gather", item_key="id_fields",
         )
     )  # fmt: skip
     index_name: str = field(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shared.errors import SettingsError
+from shared.id_fields import fields_read
 from shared.setting_rows import REQUIRED, rows_of
 from shared.setting_rules import RULES, STREAM_RULES, Rule
 from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
@@ -150,7 +151,7 @@ def _stream(reading: Reading) -> StreamSettings:
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
     # A field that makes the key belongs to the data.
-    read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
+    read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(fields_read(read["id_fields"]))
     return StreamSettings(**read)
 
 

@@ -148,6 +148,7 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
     ("name", "text", "field", "value"),
     [
         ("ID_FIELDS", "user, id", "id_fields", ("user", "id")),
+        ("ID_FIELDS", "user, @entry, data$.order.id", "id_fields", ("user", "@entry", "data$.order.id")),
         ("INDEX_SCHEMA", "off", "index_schema", None),
         ("INDEX_SCHEMA", "OFF", "index_schema", None),
         ("INDEX_SCHEMA", "a TAG SEPARATOR ';' b TEXT", "index_schema", ("a", "TAG", "SEPARATOR", ";", "b", "TEXT")),
@@ -207,7 +208,7 @@ BAD = {
     "STREAMS": ["not json", "{}", "[]", "[1]"],
     "MONITOR_SCHEDULE": ["soon", "* * *", "61 * * * * *", "*/20 * * * * * *", "20"],
     "SWEEP_BUDGET_SEC": ["0", "-1", "ten", "inf", "nan", "1e1", "20", "1000"],
-    "ID_FIELDS": [",", "id,", "id,id", "a,,b"],
+    "ID_FIELDS": [",", "id,", "id,id", "a,,b", "$.id", "data$.", "data$.a..b", "data$.a[0]", "a,data$.*"],
     "INDEX_SCHEMA": ["id", "none", "'unbalanced TEXT"],
     "PAGE_SIZE": ["0", "-1", "5001", "many", "1.0"],
     "CONCURRENCY": ["0", "-4", "65", "four"],
@@ -251,6 +252,20 @@ def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
 
 def test_sentinel_database_numbers_and_client_certificates_are_among_them() -> None:
     assert {"REDIS_SENTINEL", "REDIS_DB", "REDIS_TLS_CERT_FILE"} <= set(_NOT_SUPPORTED)
+
+
+def test_a_script_reads_no_paths() -> None:
+    (problem,) = problems(SETTLE_MODE="script", ID_FIELDS="user,data$.order.id")
+    assert problem.startswith("SETTLE_MODE")
+    assert "data$.order.id" in problem
+    for mode in ("gather", "auto"):
+        Settings.from_env({**LEAST, "ID_FIELDS": "user,data$.order.id", "SETTLE_MODE": mode})
+
+
+def test_under_newer_the_guards_own_field_is_no_id() -> None:
+    (problem,) = problems(ON_CONFLICT="newer", ID_FIELDS="user,stream_entry_id")
+    assert problem.startswith("ID_FIELDS")
+    Settings.from_env({**LEAST, "ID_FIELDS": "user,stream_entry_id"})
 
 
 def test_a_script_cannot_wait_for_replicas() -> None:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from monitor.batch import Batch, Refused
-from monitor.entry_key import EntryKey
-from monitor.hashes import Store, Storing
-from monitor.outcomes import BY_WIRE, WRONG_TYPE, Outcome
+from monitor.hashes import Store
+from monitor.outcomes import BY_WIRE, Outcome, fault_of_code
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.scripts import claim_script
+from monitor.storing import Storing, StoringRule
 from monitor.trace_fields import split_from_trace
 from shared.redis_client import RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
@@ -40,7 +40,7 @@ class GatherSettle:
         self.concurrency = concurrency
         self._link = link
         self._settings = settings
-        self._key = EntryKey(settings)
+        self._rule = StoringRule(settings)
         self._hashes = Store(link, settings)
         self._claim_script = claim_script()
         if settings.rate_limit:  # more than a second's entries would be read for nothing
@@ -116,20 +116,20 @@ class GatherSettle:
         batch.lost += tried - len(claimed)
         if tried < len(ids):
             batch.taken = [entry.entry_id for entry in entries].index(ids[tried])
-        to_store: list[tuple[PendingEntry, bytes]] = []
+        to_store: list[tuple[PendingEntry, Storing]] = []
         for entry in entries:
             if entry.entry_id in claimed:
                 fields[entry.entry_id] = self._to_store(fields[entry.entry_id], batch)
-                key, fault = self._key.of(fields[entry.entry_id])
-                if key is None:
+                storing, fault = self._rule.of_data(entry.entry_id, fields[entry.entry_id])
+                if storing is None:
                     batch.refused.append(Refused(entry, str(fault)))
                 else:
-                    to_store.append((entry, key))
+                    to_store.append((entry, storing))
         if to_store:
-            await self._acknowledge(await self._store(to_store, fields, batch), batch)
+            await self._acknowledge(await self._store(to_store, batch), batch)
         if self._settings.recovered_channel is not None:
             stored = set(batch.stored)
-            batch.recovered = [key for entry, key in to_store if entry.entry_id in stored]
+            batch.recovered = [storing.key for entry, storing in to_store if entry.entry_id in stored]
 
     async def _claim(self, ids: Sequence[bytes], batch: Batch) -> tuple[int, set[bytes]]:
         """How many of ``ids`` were tried, all unless the rate limit grants no more, and which of these are ours now."""
@@ -159,14 +159,13 @@ class GatherSettle:
             batch.traces.append(trace)
         elif trace is not None:
             batch.more_traces += 1
-        return fields if self._settings.keep_trace_fields else rest
+        return fields if self._settings.keep_trace_fields or not rest else rest
 
     async def _store(
-        self, to_store: Sequence[tuple[PendingEntry, bytes]], fields: dict[bytes, list[bytes]], batch: Batch
+        self, to_store: Sequence[tuple[PendingEntry, Storing]], batch: Batch
     ) -> list[tuple[bytes, Outcome]]:
         """Write the hashes; which entries are to be acknowledged, and as what."""
-        storing = [Storing(key, entry.entry_id, fields[entry.entry_id]) for entry, key in to_store]
-        replies = await self._hashes.write(storing)
+        replies = await self._hashes.write([storing for _, storing in to_store])
         settled = []
         for (entry, _), reply in zip(to_store, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
@@ -174,7 +173,7 @@ class GatherSettle:
             elif not isinstance(reply, Exception):
                 settled.append((entry.entry_id, Outcome.PROCESSED if isinstance(reply, int) else BY_WIRE[reply]))
             elif is_entrys_own(code := code_of(reply)):
-                batch.refused.append(Refused(entry, WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
+                batch.refused.append(Refused(entry, fault_of_code(code)))
             else:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)

@@ -15,6 +15,7 @@ from monitor.actions.script import ScriptSettle, script_is_allowed
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
 from shared.errors import RedisRefused
+from shared.id_fields import first_path
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -43,6 +44,11 @@ async def settle_mode(link: RedisLink, settings: StreamSettings) -> SettleMode:
     for setting, asks in (("SETTLE_MODE", settings.settle_mode == "gather"), ("ACK_REPLICAS", settings.ack_replicas)):
         if asks:
             return SettleMode("gather", f"{setting} asks for it", setting)
+    path = first_path(settings.id_fields)
+    if path is not None:
+        return SettleMode(
+            "gather", f"ID_FIELDS has a path into JSON, {path}, which a script does not read", "ID_FIELDS"
+        )
     reason = await script_is_allowed(link, settings)
     if reason is None:
         return SettleMode("script", "a script may")

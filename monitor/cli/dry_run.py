@@ -11,16 +11,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from monitor.decide import abandoned, is_abandoned, last_id_worth_reading
-from monitor.entry_key import EntryKey
 from monitor.outcomes import WRONG_TYPE, Outcome, fault_explained
 from monitor.pending import LAST, PendingEntry, Summary, milliseconds_of, order_of
 from monitor.redrive import page_size_after
+from monitor.storing import STORED_ID_FIELD, StoringRule
 from monitor.walk import Walk, ranges_from
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
-STORED_ID_FIELD = b"stream_entry_id"
-"""Under ON_CONFLICT=newer: which entry a hash holds (see store.lua)."""
 SMALLEST_GROUP = 8
 _ID = re.compile(rb"\d{1,20}-\d{1,20}")
 
@@ -58,13 +56,14 @@ def left_alone(row: PendingEntry, now_ms: int, end: bytes, settings: StreamSetti
     return None
 
 
-def forecast(fields: Sequence[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
+def forecast(fields: list[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
     """The forecast for a row that a sweep would take up; ``fields`` is None if the stream does not have the entry."""
     if fields is None:
         return Forecast(Outcome.DELETED, "gone from the stream while pending")
-    key, fault = EntryKey(settings).of(fields)
-    if key is None:
+    storing, fault = StoringRule(settings).of(entry_id, fields)
+    if storing is None:
         return _invalid(str(fault), settings)
+    key = storing.key
     if at_key.key_type not in (None, b"none", b"hash"):
         return _invalid(WRONG_TYPE, settings)
     if settings.on_conflict == "keep" and at_key.key_type == b"hash":
