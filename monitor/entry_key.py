@@ -49,6 +49,14 @@ def hash_id(
     a value percent-escaped, so that no two ids collide. A missing field is reported before an empty one, and both before any
     other fault.
     """
+    if (
+        len(id_fields) == 1 and not paths and id_fields[0] != _ENTRY
+    ):  # the usual case, once an entry in gather mode: no dict for it
+        names = fields[::2]
+        if names.count(id_fields[0]) == 1:
+            value = fields[2 * names.index(id_fields[0]) + 1]
+            if 0 < len(value) <= LONGEST_ID_BYTES:
+                return value, None
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     values[_ENTRY] = entry_id
     fault: str | None = None
