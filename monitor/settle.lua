@@ -14,6 +14,7 @@
 -- @arg keeps_trace_fields (flag) whether the fields that hold them are stored too
 -- @arg rate_limit (number)  entries a second; 0: any number
 -- @arg returns_keys (flag)  whether the keys of the stored hashes are returned
+-- @arg ttl_s                seconds that the key of what is stored lives from then on; 0: for good; empty: its expiry stays as it is
 -- @arg id_fields            the names of the id fields, joined by commas
 -- @arg joined_ids           the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
 --
@@ -129,6 +130,8 @@ local function split_from_trace(fields)
   return rest
 end
 
+local write_entry = ttl_s == '' and store or with_expiry(store, ttl_s)
+
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
   if read_names(fields, TRACE, id) then
@@ -140,7 +143,7 @@ local function settle(id, fields)
     refuse(id, fault)
     return true
   end
-  local outcome = store(hash_prefix .. key_id, id, fields, on_conflict)
+  local outcome = write_entry(hash_prefix .. key_id, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
     if outcome ~= 'stored' then
       name(id, outcome)

@@ -236,6 +236,15 @@ class StreamSettings:
             item_key="recovered_channel",
         ),
     )  # fmt: skip
+    store_ttl_ms: int | None = field(
+        default=None,
+        metadata=env.get(
+            "STORE_TTL_SEC", "", parse.unless_empty(parse.whole(0, 10**9, 1000)),
+            "that what is stored lives from its write on, so an entry that is stored and acknowledged expires; `0`: a TTL that "
+            "the key has is removed; none, or `off`: it stays as it is", unit="s", item_key="store_ttl_sec",
+        ),
+    )  # fmt: skip
+    """None: a key's expiry stays as it is; 0: it is removed."""
 
 
 @dataclass(frozen=True, slots=True)

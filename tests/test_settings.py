@@ -158,6 +158,10 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
         ("DEAD_LETTER_STREAM", "dead", "dead_letter_stream", "dead"),
         ("ON_CONFLICT", "Newer", "on_conflict", "newer"),
         ("SETTLE_MODE", "GATHER", "settle_mode", "gather"),
+        ("STORE_TTL_SEC", "", "store_ttl_ms", None),
+        ("STORE_TTL_SEC", "off", "store_ttl_ms", None),
+        ("STORE_TTL_SEC", "0", "store_ttl_ms", 0),
+        ("STORE_TTL_SEC", "86400", "store_ttl_ms", 86_400_000),
         ("MIN_IDLE_TIME_SEC", "0", "min_idle_ms", 0),
         ("MAX_ATTEMPTS", "1", "max_attempts", 1),
         ("ACK_REPLICAS", "2", "ack_replicas", 2),
@@ -223,6 +227,7 @@ BAD = {
     "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
+    "STORE_TTL_SEC": ["-1", "1.5", "1d", "1000000001"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
 }
 ANYTHING_GOES = {

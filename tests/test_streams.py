@@ -71,7 +71,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "action": "store",
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
-        "recovered_channel": "news", "index_create": "never",
+        "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -81,6 +81,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
     assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
+    assert stream.store_ttl_ms == 60_000
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

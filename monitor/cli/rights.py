@@ -14,6 +14,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
+from monitor.hashes import expiry_command, is_stored_by_script, ttl_of
 from monitor.rate import rate_key
 from monitor.scripts import Script, probe_script
 from shared.own_keys import attempts_key
@@ -66,7 +67,10 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
         ]
     if settings.on_conflict == "keep":
         rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
-    if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms or settings.rate_limit:
+    ttl_s = ttl_of(settings)
+    if ttl_s is not None:
+        rights.append(_for_ttl(ttl_s, hash_name, f"{key}:no-such-key"))
+    if by_script or is_stored_by_script(settings) or settings.reap_after_ms or settings.rate_limit:
         rights += SCRIPTS
     if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
@@ -91,6 +95,11 @@ CLUSTER: Final = [
     Right("cluster|slots", "", ("CLUSTER", "SLOTS"), "finding the shards"),
     Right("asking", "", ("ASKING",), "following a slot that is being moved"),
 ]
+
+
+def _for_ttl(ttl_s: int, on: str, key: str) -> Right:
+    name = expiry_command(ttl_s)
+    return Right(name.lower(), on, (name, key, *([NO_NUMBER] if ttl_s else ())), "STORE_TTL_SEC")
 
 
 def _for_dead_letters(settings: StreamSettings) -> list[Right]:
