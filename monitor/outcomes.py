@@ -67,6 +67,10 @@ WRONG_TYPE: Final = "wrong_type"
 NOT_JSON_ID: Final = "not_json_id"
 BAD_ID: Final = "bad_id"
 RESERVED_FIELD: Final = "reserved_field"
+NO_PAYLOAD: Final = "no_payload"
+NOT_UTF8: Final = "not_utf8"
+NOT_JSON: Final = "not_json"
+NUMBER_CHANGED: Final = "number_changed"
 
 FAULTS_EXPLAINED: Final = {
     NO_ID: "no id field",
@@ -76,13 +80,12 @@ FAULTS_EXPLAINED: Final = {
     NOT_JSON_ID: "field with the id is not JSON",
     BAD_ID: "id is neither a string nor a whole number up to 2^53-1",
     RESERVED_FIELD: "holds a field stream_entry_id, which ON_CONFLICT=newer needs for itself",
+    NO_PAYLOAD: "no payload field",
+    NOT_UTF8: "not valid UTF-8, which JSON has to be",
+    NOT_JSON: "payload is not a JSON object",
+    NUMBER_CHANGED: "payload holds a number that JSON.SET would change",
 }
 """The faults that are certain at once: trying again cannot help. Any other is an unknown error."""
-
-
-def fault_of_code(code: str) -> str:
-    """The fault of an entry whose write met an error with this code."""
-    return WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"
 
 
 def fault_explained(fault: str) -> str:

@@ -13,8 +13,8 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from monitor.dead_letter import DeadLetter, read_letter
-from monitor.hashes import Store
-from monitor.outcomes import FAULTS_EXPLAINED, fault_explained, fault_of_code
+from monitor.hashes import Store, fault_of_write
+from monitor.outcomes import FAULTS_EXPLAINED, fault_explained
 from monitor.pending import FIRST, LAST, following
 from monitor.storing import Storing, StoringRule
 from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
@@ -148,8 +148,7 @@ class Redrive:
         if isinstance(reply, TooFewReplicas):
             return Redriven(letter, "stays", "too few replicas confirmed it")
         if isinstance(reply, Exception):
-            code = code_of(reply)
-            return Redriven(letter, "stays", fault_explained(fault_of_code(code)))
+            return Redriven(letter, "stays", fault_explained(fault_of_write(reply)))
         if self._to_stream:
             return Redriven(letter, "sent")
         return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())

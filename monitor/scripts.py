@@ -119,7 +119,7 @@ def store_script() -> Script:
 def settle_script() -> Script:
     """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
     run before it starts."""
-    return Script.declared("settle.lua", _shared("store.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
+    return Script.declared("settle.lua", _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
 
 
 def claim_script() -> Script:
@@ -130,6 +130,16 @@ def claim_script() -> Script:
 def gone_script() -> Script:
     """gone.lua: take off the list what the stream does not have; any Redis from 6.0."""
     return Script.declared("gone.lua")
+
+
+def document_script() -> Script:
+    """document.lua: one document under its key, with its expiry; any Redis from 6.0 with RedisJSON."""
+    return Script.of(_shared("store.lua") + _text("document.lua"))
+
+
+def touch_key_script() -> Script:
+    """touch_key.lua: the same as touch.lua, for a key of any type."""
+    return Script.of(_text("touch_key.lua"))
 
 
 def touch_script() -> Script:

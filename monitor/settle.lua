@@ -1,5 +1,5 @@
 -- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
--- `store` comes from store.lua, `open_window` and its like from rate.lua, `identity` and its like from entry_key.lua; they and
+-- `store` comes from store.lua, `document_writer` from document.lua, `open_window` and its like from rate.lua, `identity` and its like from entry_key.lua; they and
 -- the locals that the next lines declare are put before this text (see scripts.py).
 --
 -- @key stream               the stream
@@ -14,6 +14,8 @@
 -- @arg keeps_trace_fields (flag) whether the fields that hold them are stored too
 -- @arg rate_limit (number)  entries a second; 0: any number
 -- @arg returns_keys (flag)  whether the keys of the stored hashes are returned
+-- @arg store_as             hash | json
+-- @arg payload_field        json: the field that holds the document; empty: the entry's fields are one
 -- @arg ttl_s                seconds that the key of what is stored lives from then on; 0: for good; empty: its expiry stays as it is
 -- @arg id_fields            the names of the id fields, joined by commas
 -- @arg joined_ids           the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
@@ -130,7 +132,8 @@ local function split_from_trace(fields)
   return rest
 end
 
-local write_entry = ttl_s == '' and store or with_expiry(store, ttl_s)
+local write_entry = store_as == 'json' and document_writer(payload_field) or store
+if ttl_s ~= '' then write_entry = with_expiry(write_entry, ttl_s) end
 
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)

@@ -20,17 +20,24 @@ class Storing(NamedTuple):
     key: bytes
     entry_id: bytes
     fields: Sequence[bytes]
+    document: bytes | None = None
+    """What is stored instead of the fields; None for a hash."""
 
 
 class StoringRule:
     """The rule of one stream, as settle.lua has it for what is stored inside Redis."""
 
-    __slots__ = ("_keeps_trace_fields", "_key", "_reserved")
+    __slots__ = ("_document", "_keeps_trace_fields", "_key", "_reserved")
 
     def __init__(self, settings: StreamSettings) -> None:
         self._key = EntryKey(settings)
         self._keeps_trace_fields = settings.keep_trace_fields
         self._reserved = STORED_ID_FIELD if settings.on_conflict == "newer" else None
+        self._document = None
+        if settings.store_as == "json":
+            from monitor.document import DocumentRule  # only then: a cold start pays for imports
+
+            self._document = DocumentRule(settings.payload_field)
 
     def of(self, entry_id: bytes, fields: list[bytes]) -> tuple[Storing, None] | tuple[None, str]:
         """The entry as it is stored, or None and its fault; ``fields`` are names and values in turn, all that it holds."""
@@ -45,4 +52,7 @@ class StoringRule:
             return None, str(fault)
         if self._reserved is not None and self._reserved in fields[::2]:
             return None, RESERVED_FIELD
-        return Storing(key, entry_id, fields), None
+        if self._document is None:
+            return Storing(key, entry_id, fields), None
+        document, fault = self._document.of(fields)
+        return (None, str(fault)) if document is None else (Storing(key, entry_id, fields, document), None)

@@ -17,6 +17,11 @@ from shared.setting_rows import REQUIRED as REQUIRED
 from shared.setting_rules import NOT_SUPPORTED as _NOT_SUPPORTED  # noqa: F401
 
 DEFAULT_SCHEMA = "id TEXT user TEXT text TEXT location TEXT hashtags TAG SEPARATOR ,"
+DEFAULT_JSON_SCHEMA = (
+    "$.id AS id TEXT $.user AS user TEXT $.text AS text TEXT $.location AS location TEXT "
+    "$.hashtags AS hashtags TAG SEPARATOR ,"
+)
+"""INDEX_SCHEMA's default with STORE_AS=json."""
 TRACE_FIELDS = frozenset(("traceparent", "tracestate"))
 """The fields in which a producer leaves its trace context (W3C Trace Context), flat in the entry."""
 
@@ -153,7 +158,8 @@ class StreamSettings:
     index_schema: tuple[str, ...] | None = field(
         metadata=env.get(
             "INDEX_SCHEMA", DEFAULT_SCHEMA, parse.schema,
-            "what follows SCHEMA in FT.CREATE; `off`: no index is wanted", item_key="schema",
+            "what follows SCHEMA in FT.CREATE; `off`: no index is wanted; with STORE_AS=json each field is a JSONPath, "
+            "the default too (`$.id AS id TEXT …`)", item_key="schema",
         )
     )  # fmt: skip
     """None: no index is wanted."""
@@ -236,6 +242,23 @@ class StreamSettings:
             item_key="recovered_channel",
         ),
     )  # fmt: skip
+    store_as: str = field(
+        default="hash",
+        metadata=env.get(
+            "STORE_AS", "hash", parse.one_of("hash", "json"),
+            "`json`: as a document (JSON.SET, which needs RedisJSON) instead of a hash; INDEX_SCHEMA is of JSONPath then",
+            item_key="store_as",
+        ),
+    )  # fmt: skip
+    payload_field: str | None = field(
+        default=None,
+        metadata=env.get(
+            "PAYLOAD_FIELD", "", parse.optional,
+            "with STORE_AS=json: the field that holds the document, which has to be a JSON object; none: the document is the "
+            "entry's fields, as strings", item_key="payload_field",
+        ),
+    )  # fmt: skip
+    """None: the document is made of the entry's fields."""
     store_ttl_ms: int | None = field(
         default=None,
         metadata=env.get(

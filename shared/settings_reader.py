@@ -9,9 +9,19 @@ from typing import Any, Final
 from shared.errors import SettingsError
 from shared.id_fields import fields_read
 from shared.own_keys import collisions
+from shared.setting_parsers import schema
 from shared.setting_rows import REQUIRED, rows_of
 from shared.setting_rules import RULES, STREAM_RULES, Rule
-from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
+from shared.settings import (
+    DEFAULT_JSON_SCHEMA,
+    ITEM_KEYS,
+    ROWS,
+    TRACE_FIELDS,
+    EntraSettings,
+    RedisSettings,
+    Settings,
+    StreamSettings,
+)
 
 MOST_PARTITIONS: Final = 128
 
@@ -166,6 +176,8 @@ def _stream(reading: Reading) -> StreamSettings:
     reading.ask(STREAM_RULES)
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
+    if read["store_as"] == "json" and not reading.is_written("INDEX_SCHEMA"):
+        read["index_schema"] = schema(DEFAULT_JSON_SCHEMA)
     # A field that makes the key belongs to the data.
     read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(fields_read(read["id_fields"]))
     return StreamSettings(**read)

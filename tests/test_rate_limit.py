@@ -306,7 +306,7 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     common = {"group": scene.group, "consumer": "janitor", "min_idle_ms": 10_000, "rate_limit": 7}
     claim = (*head, *claim_script().named(**common), *ids)
     stored = {"hash_prefix": scene.prefix, "on_conflict": "overwrite", "run_ms": ScriptSettle.RUN_MS, "id_fields": "id"}
-    stored |= {"ttl_s": ""}
+    stored |= {"ttl_s": "", "store_as": "hash", "payload_field": ""}
     spared = {"most_traces": 0, "keeps_trace_fields": False, "returns_keys": False}
     run = (*head, *settle_script().named(**common, **stored, **spared, joined_ids=b" ".join(ids)))
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)

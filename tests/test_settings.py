@@ -227,6 +227,8 @@ BAD = {
     "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
+    "STORE_AS": ["string", "hash,json"],
+    "PAYLOAD_FIELD": ["set without STORE_AS=json"],
     "STORE_TTL_SEC": ["-1", "1.5", "1d", "1000000001"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
 }
@@ -274,6 +276,41 @@ def test_under_newer_the_guards_own_field_is_no_id() -> None:
     (problem,) = problems(ON_CONFLICT="newer", ID_FIELDS="user,stream_entry_id")
     assert problem.startswith("ID_FIELDS")
     Settings.from_env({**LEAST, "ID_FIELDS": "user,stream_entry_id"})
+
+
+JSON = {**LEAST, "STORE_AS": "json"}
+
+
+def test_documents_have_a_schema_of_paths_as_their_default() -> None:
+    (stream,) = Settings.from_env(JSON).streams
+    assert stream.index_schema is not None
+    assert stream.index_schema[:4] == ("$.id", "AS", "id", "TEXT")
+    assert Settings.from_env({**JSON, "INDEX_SCHEMA": "off"}).streams[0].index_schema is None
+
+
+@pytest.mark.parametrize("schema", ["id TEXT", "$.id AS id TEXT user TEXT"])
+def test_a_schema_without_paths_finds_nothing_in_documents_and_is_refused(schema: str) -> None:
+    (problem,) = problems(STORE_AS="json", INDEX_SCHEMA=schema)
+    assert problem.startswith("INDEX_SCHEMA: with STORE_AS=json a field is a JSONPath, as in $.")
+
+
+@pytest.mark.parametrize("kind", ["NUMERIC", "VECTOR"])
+def test_a_number_in_the_schema_needs_a_payload_since_fields_are_strings(kind: str) -> None:
+    schema = f"$.id AS id TEXT $.n AS n {kind}"
+    (problem,) = problems(STORE_AS="json", INDEX_SCHEMA=schema)
+    assert re.match(r"INDEX_SCHEMA: without PAYLOAD_FIELD .*leave \$\.n out", problem)
+    Settings.from_env({**JSON, "INDEX_SCHEMA": schema, "PAYLOAD_FIELD": "data"})
+
+
+def test_documents_have_no_place_for_an_entrys_id() -> None:
+    (problem,) = problems(STORE_AS="json", ON_CONFLICT="newer")
+    assert problem.startswith("ON_CONFLICT: newer does not go with STORE_AS=json")
+    assert Settings.from_env({**JSON, "ON_CONFLICT": "keep"}).streams[0].on_conflict == "keep"
+
+
+def test_a_payload_field_without_documents_is_refused() -> None:
+    (problem,) = problems(PAYLOAD_FIELD="data")
+    assert problem.startswith("PAYLOAD_FIELD is set, but STORE_AS is not json")
 
 
 def test_a_script_cannot_wait_for_replicas() -> None:

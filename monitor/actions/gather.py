@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from monitor.batch import Batch, Refused
 from monitor.entry_reader import EntryReader, TooLargeToCarry
 from monitor.gone import GONE, THERE, Gone
-from monitor.hashes import Store
-from monitor.outcomes import BY_WIRE, Outcome, fault_of_code
+from monitor.hashes import Store, fault_of_write
+from monitor.outcomes import BY_WIRE, Outcome
 from monitor.pending import PendingEntry
 from monitor.portion import Portion
 from monitor.rate import rate_key
@@ -167,7 +167,7 @@ class GatherSettle:
             elif not isinstance(reply, Exception):
                 settled.append((entry[0], BY_WIRE[reply]))
             elif is_entrys_own(code := code_of(reply)):
-                batch.refused.append(Refused(entry, fault_of_code(code)))
+                batch.refused.append(Refused(entry, fault_of_write(reply)))
             else:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry[0])

@@ -52,6 +52,8 @@ class ScriptSettle:
             "keeps_trace_fields": settings.keep_trace_fields,
             "rate_limit": settings.rate_limit,
             "returns_keys": settings.recovered_channel is not None,
+            "store_as": settings.store_as,
+            "payload_field": settings.payload_field or "",
             "ttl_s": ttl_s if (ttl_s := ttl_of(settings)) is not None else "",
             "id_fields": ",".join(settings.id_fields),
         }
@@ -119,7 +121,8 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     """
     keys = [f"{settings.hash_prefix}probe-{number}" for number in range(3)]
     ttl_s = ttl_of(settings)
-    writes = "HSET" if ttl_s is None else f"HSET {expiry_command(ttl_s)}"
+    write = "JSON.SET" if settings.store_as == "json" else "HSET"
+    writes = write if ttl_s is None else f"{write} {expiry_command(ttl_s)}"
     try:
         answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, writes, *keys))
     except ResponseError as error:

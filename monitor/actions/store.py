@@ -14,6 +14,7 @@ from monitor.actions.gather import GatherSettle
 from monitor.actions.script import ScriptSettle, script_is_allowed
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
+from monitor.hashes import require_json
 from shared.errors import RedisRefused
 from shared.id_fields import first_path
 from shared.redis_client import RedisLink
@@ -69,6 +70,7 @@ class StoreAction:
 
     async def settler(self, retry: Retry) -> Settler:
         if self._settler is None:
+            await retry(lambda: require_json(self._context.link, self._context.settings))
             mode = await retry(lambda: settle_mode(self._context.link, self._context.settings))
             if mode.is_refused:
                 raise RedisRefused(
