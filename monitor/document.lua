@@ -46,15 +46,20 @@ local function normal(digits, exponent)
   return kept == '' and '' or kept .. 'e' .. (exponent + #digits - #kept)
 end
 
--- The same of the shortest text that stands for this double, which is what JSON.GET shows.
-local function normal_of(value)
-  local text
-  for digits = value < 1e-290 and 1 or 15, 17 do -- the smallest doubles have fewer digits
-    text = string.format('%.' .. digits .. 'g', value)
-    if tonumber(text) == value then break end
+-- Whether JSON.GET shows a double as these digits: as the shortest text that stands for it.
+local function is_shown_as(value, digits, exponent)
+  local wanted = normal(digits, exponent)
+  for count = value < 1e-290 and 1 or 15, 17 do -- the smallest doubles have fewer digits
+    local text = string.format('%.' .. count .. 'g', value)
+    if tonumber(text) == value then
+      local shown, shown_exponent = parts(text)
+      return normal(shown, shown_exponent) == wanted
+    end
+    -- Of a power of two the nearest text of 16 digits may stand for the double below, and the one after it for this.
+    if count == 16 and string.find(wanted, 'e', 1, true) == 17 and tonumber(wanted) == value then
+      return true
+    end
   end
-  local digits, exponent = parts(text)
-  return normal(digits, exponent)
 end
 
 -- Whether JSON.SET would keep another number than this one, or none for it.
@@ -65,7 +70,7 @@ local function is_changed(token)
   if not digits then return false end
   if #whole == length and not greater(digits, length < #token and SMALLEST or LARGEST) then return false end
   local kept = as_parsed(digits, exponent)
-  return kept == math.huge or normal(digits, exponent) ~= normal_of(kept)
+  return kept == math.huge or not is_shown_as(kept, digits, exponent)
 end
 
 -- What is wrong with a text that is to be a document, as far as it shows before JSON.SET reads it.
