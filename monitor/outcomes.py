@@ -43,9 +43,9 @@ class OutcomeRow:
 
 
 OUTCOMES: Final[dict[Outcome, OutcomeRow]] = {
-    Outcome.PROCESSED: OutcomeRow(b"stored", True, "stores it as the hash {key} and acknowledges it"),
-    Outcome.KEPT: OutcomeRow(b"kept", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
-    Outcome.SUPERSEDED: OutcomeRow(b"superseded", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
+    Outcome.PROCESSED: OutcomeRow(b"stored", True, "stores it as {key} and acknowledges it"),
+    Outcome.KEPT: OutcomeRow(b"kept", True, "acknowledges it and leaves {key} as it is: {reason}"),
+    Outcome.SUPERSEDED: OutcomeRow(b"superseded", True, "acknowledges it and leaves {key} as it is: {reason}"),
     Outcome.REQUEUED: OutcomeRow(b"requeued", True, "adds it to {target} and acknowledges it"),
     Outcome.HANDLED: OutcomeRow(None, True, "calls the handler with it, and acknowledges it once that is done"),
     Outcome.RETRIED: OutcomeRow(None, False, "leaves it pending for a later sweep: {reason}"),
