@@ -2,7 +2,7 @@
 
 In Python here, for gather, redrive and the dry run; in Lua in document.lua. tests/test_document.py holds the two together.
 Whether a text is JSON to the last comma JSON.SET itself says; here it is only seen to be one object with nothing behind it, as
-JSON.SET takes ``{"a": 1} and more`` for ``{"a": 1}``.
+JSON.SET takes ``{"a": 1} and more`` for ``{"a": 1}``. (UTF-8 is its word too where a script asks it.)
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ DEEPEST: Final = 127
 _ESCAPED: Final = re.compile(rb"\\.", re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"]*"')
 _NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*")
+_MAY_CHANGE: Final = re.compile(rb"[0-9.]{16}|[0-9][eE]")
+"""Shorter numbers without an exponent are kept as they are."""
+_NO_BRACES: Final = bytes(set(range(256)) - set(b"{}"))
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 _BLANKS: Final = b" \t\r\n"
 
 
@@ -55,25 +59,28 @@ def _of_strings(values: dict[bytes, bytes]) -> tuple[bytes, None] | tuple[None, 
 
 
 def _fault_of(document: bytes) -> str | None:
+    bare = _without_strings(document)
+    if not _is_one_object(bare):
+        return NOT_JSON
+    if _MAY_CHANGE.search(bare) and any(map(is_changed, _NUMBER.findall(bare))):
+        return NUMBER_CHANGED
     try:
         document.decode("utf-8")
     except UnicodeDecodeError:
         return NOT_UTF8
-    bare = _without_strings(document)
-    if not _is_one_object(bare):
-        return NOT_JSON
-    return NUMBER_CHANGED if any(map(is_changed, _NUMBER.findall(bare))) else None
+    return None
 
 
 def _without_strings(document: bytes) -> bytes:
-    return _STRING.sub(b" ", _ESCAPED.sub(b"", document))
+    """A mark stands for what is taken out, so that behind the object it is seen as well."""
+    return _STRING.sub(b"x", _ESCAPED.sub(b"x", document) if b"\\" in document else document)
 
 
 def _is_one_object(bare: bytes) -> bool:
     bare = bare.strip(_BLANKS)
     if bare[:1] != b"{" or bare[-1:] != b"}":
         return False
-    depth, braces = 0, re.sub(rb"[^{}]", b"", bare)
+    depth, braces = 0, bare.translate(None, _NO_BRACES)
     for brace in braces[:-1]:
         depth += 1 if brace == ord("{") else -1
         if depth == 0:
@@ -97,7 +104,7 @@ def is_refused_by_json_set(document: bytes) -> bool:
 
 def _depth(bare: bytes) -> int:
     depth = deepest = 0
-    for mark in re.sub(rb"[^{}\[\]]", b"", bare):
+    for mark in bare.translate(None, _NO_BRACKETS):
         depth += 1 if mark in b"{[" else -1
         deepest = max(deepest, depth)
     return deepest
