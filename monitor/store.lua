@@ -105,7 +105,8 @@ local function with_expiry(write, ttl_s)
     local outcome = write(key, entry_id, fields, on_conflict)
     if outcome ~= 'stored' then return outcome end
     local reply = set_expiry(redis.pcall, key, ttl_s)
-    return type(reply) == 'table' and reply or outcome
+    if type(reply) ~= 'table' then return outcome end
+    return string.find(reply.err, "can't run this command", 1, true) and refusal or reply -- 6.2's words for a missing right
   end
 end
 

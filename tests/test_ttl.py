@@ -118,6 +118,25 @@ async def test_the_same_on_every_redis(version: str, sweep: Sweeper) -> None:
         client.close()
 
 
+@pytest.mark.parametrize(("setting", "right"), [("60", "expire"), ("0", "persist")])
+@pytest.mark.parametrize("version", ["6.2", "7"])
+async def test_a_missing_right_is_the_users_and_never_the_entrys_fault(
+    version: str, sweep: Sweeper, setting: str, right: str
+) -> None:
+    """Redis 6.2 tells a script in other words, and only after the hash was written."""
+    with RedisServer(search=False, executable=EXECUTABLES[version]()) as server:
+        client = raw_client(server)
+        scene = new_scene(client, server.environment, INDEX_SCHEMA="off", STORE_TTL_SEC=setting, MAX_ATTEMPTS="1")
+        client.execute_command("ACL", "SETUSER", "u", "reset", "on", ">pw", "~*", "+@all", f"-{right}")
+        scene.add("id", "1")
+        scene.abandon()
+        (report,) = await sweep.janitor(scene.settings(REDIS_USERNAME="u", REDIS_PASSWORD="pw")).tick()
+        assert f"+{right}" in str(report.error)
+        assert (scene.pending(), scene.dead_letters()) == (1, [])
+        assert list(report.reasons) == ["failed: refused by the server (NOPERM)"]
+        client.close()
+
+
 @pytest.mark.parametrize("rule", ["overwrite", "newer", "keep"])
 def test_a_consumer_says_the_ttl_behind_the_rule(scene: Scene, rule: str) -> None:
     def run(words: str, entry_id: str) -> bytes:
