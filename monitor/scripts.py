@@ -152,6 +152,6 @@ def reap_script() -> Script:
     return Script.of(_text("reap.lua"))
 
 
-def probe_script() -> Script:
-    """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0."""
-    return Script.of(_text("probe.lua"))
+def probe_script(writes: str = "HSET") -> Script:
+    """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0. ``writes``: the commands that store."""
+    return Script.of(_text("probe.lua").replace("WRITES = 'HSET'", f"WRITES = '{writes}'"))

@@ -209,7 +209,7 @@ async def test_server_killed_midway_loses_nothing_that_it_kept(sweep: Sweeper, m
         killed = []
 
         def dies_at_the_first_write(command: list[bytes]) -> None:
-            is_write = command[0] == b"HSET" or (command[0] == b"EVALSHA" and len(command) > 9)  # not the probe
+            is_write = command[0] == b"HSET" or (command[0] == b"EVALSHA" and len(command) > 8)  # not the probe
             if is_write and not killed:
                 killed.append(command[0])
                 server.kill()

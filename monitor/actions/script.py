@@ -124,7 +124,7 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     write = "JSON.SET" if settings.store_as == "json" else "HSET"
     writes = write if ttl_s is None else f"{write} {expiry_command(ttl_s)}"
     try:
-        answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, writes, *keys))
+        answer: bytes = await probe_script(writes).run(link, (settings.stream,), (settings.group, *keys))
     except ResponseError as error:
         return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else _reason(error)
     return None if answer == b"OK" else answer.decode()
