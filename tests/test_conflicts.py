@@ -126,6 +126,16 @@ async def test_under_the_other_rules_that_field_is_a_field_like_any_other(
     assert (report.processed, scene.hash("1")) == (1, {b"id": b"1", HELD.encode(): b"mine"})
 
 
+def test_without_the_check_the_entrys_own_field_would_be_lost(scene: Scene) -> None:
+    """Control: store.lua as it was."""
+    script = store_script().text
+    unguarded = script.replace("if fields[i] == ENTRY_ID_FIELD then", "if false then")
+    assert unguarded != script
+    fields = ("id", "1", HELD, "mine")
+    assert scene.raw.execute_command("EVAL", unguarded, 1, scene.prefix + "1", "newer", "5-1", *fields) == b"stored"
+    assert b"mine" not in scene.hash("1").values()
+
+
 def test_a_consumer_that_stores_such_an_entry_under_newer_is_told_so_and_nothing_is_written(scene: Scene) -> None:
     with pytest.raises(redis.ResponseError, match="FAULT reserved_field"):
         consumer_stores(scene.raw, scene, "newer", b"5-1", "id", "1", HELD, "9-9")

@@ -15,7 +15,7 @@ import redis
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from demo.redis import RedisServer
+from demo.redis import RedisServer, find_server
 from monitor import scripts
 from monitor.document import DEEPEST, DocumentRule, is_refused_by_json_set
 from monitor.janitor import raise_for
@@ -25,7 +25,7 @@ from monitor.scripts import store_script
 from shared.errors import TickFailed
 from tests.cli import inside, piped
 from tests.conftest import Scene, Sweeper, new_scene, raw_client, wire
-from tests.test_old_redis import redis_6_2
+from tests.test_old_redis import redis_6_2, redis_7_on_path
 
 RULES = scripts._shared("store.lua", "document.lua")
 BY_LUA = f"""{RULES}
@@ -122,6 +122,12 @@ def test_rounding_as_python_does_would_miss_numbers_that_change(kept: Any) -> No
     token = "2.7715077941825975e-163"
     assert repr(float(token)) == token
     assert token.encode() not in kept(b'{"n":%s}' % token.encode())
+
+
+def test_json_set_alone_would_drop_what_stands_behind_an_object(kept: Any) -> None:
+    """Control: why a payload is looked at before RedisJSON is asked."""
+    assert kept(b'{"a":1} and more') == b'{"a":1}'
+    assert DocumentRule("data").of([b"data", b'{"a":1} and more']) == (None, "not_json")
 
 
 # --- documents ------------------------------------------------------------------------------------------------------------
@@ -473,6 +479,25 @@ def test_the_scripts_text_compiles_where_scripts_see_no_json(own_scene: Scene) -
         "EVAL", store_script().text, 1, own_scene.prefix + "1", "overwrite", "5-1", "id", "1"
     )
     assert reply == b"stored"
+
+
+@pytest.mark.parametrize("ttl", ["", "60"])
+async def test_on_redis_7_documents_fare_the_same(sweep: Sweeper, mode: str, ttl: str) -> None:
+    module = find_server().json_module
+    with RedisServer(search=False, executable=redis_7_on_path(), arguments=("--loadmodule", str(module))) as server:
+        client = raw_client(server)
+        scene = new_scene(client, server.environment, STORE_AS="json", PAYLOAD_FIELD="data", INDEX_SCHEMA="off")
+        mixed(scene)
+        report = await sweep(scene.settings(SETTLE_MODE=mode, STORE_TTL_SEC=ttl, ON_CONFLICT="keep"))
+        assert (report.settle_mode, report.error, scene.pending()) == (mode, None, 0)
+        assert (report.processed, report.kept, report.dead_lettered) == (1, 1, len(FAULTS) + 4)
+        counts = {reason.removeprefix("dead_lettered: "): named.count for reason, named in report.reasons.items()}
+        wanted = {FAULTS_EXPLAINED[fault]: 1 for fault in FAULTS}
+        wanted[FAULTS_EXPLAINED["not_json"]] += 3  # what only JSON.SET refuses
+        assert counts == wanted | {FAULTS_EXPLAINED["wrong_type"]: 1}
+        assert document_at(scene, "sound") == {"a": 1}
+        assert (client.execute_command("TTL", scene.prefix + "sound") > 0) == bool(ttl)
+        client.close()
 
 
 async def test_on_redis_6_documents_are_refused_for_want_of_the_module(sweep: Sweeper) -> None:
