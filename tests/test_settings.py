@@ -220,6 +220,9 @@ BAD = {
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
+    "REQUEUE_TO": ["other_stream"],
+    "MAX_REQUEUES": ["-1", "five", "1000001", "4"],
+    "REQUEUE_WITH_OTHER_GROUPS": ["perhaps", "true"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",

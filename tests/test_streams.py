@@ -70,7 +70,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
         "action": "store", "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
-        "recovered_channel": "news",
+        "recovered_channel": "news", "requeue_to": "", "max_requeues": 5, "requeue_with_other_groups": False,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
