@@ -28,6 +28,7 @@ from monitor.report import SweepReport, Tally, report_of
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
+from shared.suspicious_settings import warn_of_suspicious_settings
 
 INTERVALS_ALIVE = 3
 LOOKS_PER_S = 10
@@ -42,6 +43,7 @@ LONGEST_NAP_S = 30.0
 )
 async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
     """Sweep each group once and print the report."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings if budget is None else dataclasses.replace(call.settings, budget_s=budget)
     return await (_dry_run(call, settings) if dry_run else _sweep(call, settings))
 
@@ -140,6 +142,7 @@ def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
 )
 async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
     """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings
     schedule = call.environment.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE
     alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None
