@@ -1,11 +1,5 @@
 -- A bounded run over pending entries: reads them a few at a time, and ends before it keeps anybody waiting for long.
--- Put before requeue.lua (see scripts.py), whose locals `stream`, `group`, `run_ms` and `joined_ids` it takes.
---
--- `run_through` calls `act(id, fields)` for every entry that is still pending and idle for long enough; false from it ends the run.
-
-local run_s = run_ms / 1000
-local ids = {}
-for id in string.gmatch(joined_ids, '%S+') do ids[#ids + 1] = id end
+-- Put before requeue.lua (see scripts.py).
 
 -- Entries are read a few at a time, since each may be of 1 MB (1.3 ms to read), until CHUNK of them are there or they made
 -- Lua's memory grow by HEAVY_KB; then the clock is looked at.
@@ -16,19 +10,24 @@ local MOST_WITHOUT_CLOCK = 64
 
 local clock = rawget(_G, 'os') and os.clock
 local started = clock and clock()
-local taken = 0
 
 local function took_ms() return clock and 1000 * (clock() - started) or 0 end
 
-local function time_is_up(is_heavy)
+local function time_is_up(run_ms, taken, is_heavy)
   -- Half the time where entries are heavy: the next one may take as long as all so far.
-  if clock then return clock() - started >= (is_heavy and run_s / 2 or run_s) end
+  if clock then return took_ms() >= (is_heavy and run_ms / 2 or run_ms) end
   return is_heavy or taken >= MOST_WITHOUT_CLOCK
+end
+
+local function split(joined_ids)
+  local ids = {}
+  for id in string.gmatch(joined_ids, '%S+') do ids[#ids + 1] = id end
+  return ids
 end
 
 -- What `command` answers for the ids from `first` to `last`, in their order, false for an id that it does not have:
 -- one call where the ids lie side by side, one more for each that others lie between.
-local function look_up(command, first, last)
+local function look_up(command, ids, first, last)
   local count = last - first + 1
   local rows = command(ids[first], ids[last], count)
   local side_by_side = #rows == count
@@ -44,18 +43,15 @@ local function look_up(command, first, last)
   return rows
 end
 
-local function pending_rows(from, to, count) return redis.call('XPENDING', stream, group, from, to, count) end
-local function entries(from, to, count) return redis.call('XRANGE', stream, from, to, 'COUNT', count) end
-
 -- How many to read next: one at first, one more each time, and one for the rest of the run once a heavy one was met.
 local slice, most = 1, LARGEST_SLICE
 
 -- The entries from `first` on, where that ended, and whether they are heavy.
-local function read_ahead(first, last)
+local function read_ahead(entries, ids, first, last)
   local found, at, held_kb, is_heavy = {}, first, collectgarbage('count'), false
   repeat
     local slice_last = math.min(at + slice - 1, last)
-    for _, entry in ipairs(look_up(entries, at, slice_last)) do found[#found + 1] = entry end
+    for _, entry in ipairs(look_up(entries, ids, at, slice_last)) do found[#found + 1] = entry end
     at = slice_last + 1
     is_heavy = collectgarbage('count') - held_kb > HEAVY_KB
     if is_heavy then most = 1 end
@@ -64,26 +60,33 @@ local function read_ahead(first, last)
   return found, at - 1, is_heavy
 end
 
--- From the first id on; `allowed()`: how many more may be acted upon; `lost(id)`, `gone(id)`: somebody else's, deleted.
-local function run_through(min_idle_ms, allowed, act, lost, gone)
-  local at = 1
-  while at and at <= #ids and allowed() > 0 do
-    local last = math.min(at + CHUNK - 1, #ids, at + allowed() - 1)
-    local rows = look_up(pending_rows, at, last)
-    local found, read_to, is_heavy = read_ahead(at, last)
+-- Go through `run.ids` in `run.stream` for about `run.run_ms`; how many were gone through. For each of them one of these is
+-- called: `run.lost(id)` (not pending any more, or idle for less than `run.min_idle_ms`), `run.gone(id)` (not in the stream),
+-- `run.act(id, fields)`, which ends the run before this id if it answers false. `run.allowed()`: how many more may be acted upon.
+local function run_through(run)
+  local stream, group, ids, min_idle_ms = run.stream, run.group, run.ids, run.min_idle_ms
+  local function pending_rows(from, to, count) return redis.call('XPENDING', stream, group, from, to, count) end
+  local function entries(from, to, count) return redis.call('XRANGE', stream, from, to, 'COUNT', count) end
+  local taken, at = 0, 1
+  while at <= #ids and run.allowed() > 0 do
+    local last = math.min(at + CHUNK - 1, #ids, at + run.allowed() - 1)
+    local rows = look_up(pending_rows, ids, at, last)
+    local found, read_to, is_heavy = read_ahead(entries, ids, at, last)
     for i = at, read_to do
       local id, row, entry = ids[i], rows[i - at + 1], found[i - at + 1]
       if not row or (row[3] >= 0 and row[3] < min_idle_ms) then
-        lost(id)
+        run.lost(id)
       elseif not entry then
-        gone(id)
-      elseif not act(id, entry[2]) then
-        return
+        run.gone(id)
+      elseif not run.act(id, entry[2]) then
+        return taken
       end
       taken = taken + 1
     end
-    at = not time_is_up(is_heavy) and read_to + 1 or nil
+    if time_is_up(run.run_ms, taken, is_heavy) then return taken end
+    at = read_to + 1
   end
+  return taken
 end
 
 local function code_of(failure)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from monitor.batch import Settler
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
+
+if TYPE_CHECKING:
+    from monitor.observation import Observing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,5 @@ class ResumeState:
     """The id where the last sweep stopped; None: it came to the end."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    observing: Observing | None = None
+    """How far ACTION=observe has looked."""

@@ -64,12 +64,17 @@ WITH_HASH: Final = frozenset((Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDE
 """The outcomes of an entry whose hash is there: the words of store.lua."""
 
 WRONG_TYPE: Final = "wrong_type"
+REQUEUED_TOO_OFTEN: Final = "requeued_too_often"
+ABANDONED: Final = "abandoned"
+"""No fault: ACTION=dead_letter moves whatever was left behind."""
 
 FAULTS_EXPLAINED: Final = {
     NO_ID: "no id field",
     EMPTY_ID: "empty id",
     LONG_ID: f"id over {LONGEST_ID_BYTES} bytes",
     WRONG_TYPE: "hash key holds another type",
+    REQUEUED_TOO_OFTEN: "requeued as often as MAX_REQUEUES allows",
+    ABANDONED: "abandoned",
 }
 """The faults that are certain at once: trying again cannot help. Any other is an unknown error."""
 

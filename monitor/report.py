@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from monitor.outcomes import Outcome
 from monitor.pending import Summary, age_s
 from shared.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from monitor.observation import Observation
 
 MOST_IDS_NAMED = 20
 
@@ -80,12 +83,15 @@ class SweepReport:
     """What ended the sweep early."""
     rate_limited: bool = False
     """RECOVERY_RATE_LIMIT made entries wait; ``complete`` says whether any still do."""
+    observed: Observation | None = None
+    """ACTION=observe: what is there, and what each action would do with it."""
 
     @property
     def is_quiet(self) -> bool:
         """Nothing happened that anybody has to read about."""
         settled_index = self.index in ("ok", "off")
-        return not (self.candidates or self.error or self.consumers_removed or not settled_index)
+        is_seen = self.observed is not None and self.observed.abandoned
+        return not (self.candidates or is_seen or self.error or self.consumers_removed or not settled_index)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for machines."""
@@ -98,6 +104,8 @@ class SweepReport:
         age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
         pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
         yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up"
+        if self.observed is not None:
+            yield from self.observed.parts()
         counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]
         if counts:
             yield ", ".join(counts)

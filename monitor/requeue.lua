@@ -31,6 +31,7 @@ local MOST_VALUES = 7900                 -- Lua's unpack fails at about 8,000 va
 local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 local SPECIAL = { [COUNT] = true, [ORIGINAL] = true, traceparent = true, tracestate = true }
 
+local ids = split(joined_ids)
 local done, named = {}, {}
 local refusal, refused_what, wide
 local claimed, granted = 0, #ids -- what the rate limit counts: entries that were requeued or at fault
@@ -133,16 +134,16 @@ if window_key then
   if failure then return failure end
 end
 
-run_through(
-  min_idle_ms,
-  function() return granted - claimed end,
-  requeue,
-  function(id) name(id, 'lost') end,
-  function(id)
+local taken = run_through({
+  stream = stream, group = group, ids = ids, min_idle_ms = min_idle_ms, run_ms = run_ms,
+  allowed = function() return granted - claimed end,
+  act = requeue,
+  lost = function(id) name(id, 'lost') end,
+  gone = function(id)
     name(id, 'gone')
     done[#done + 1] = id
-  end
-)
+  end,
+})
 for first = 1, #done, 1000 do
   redis.call('XACK', stream, group, unpack(done, first, math.min(first + 999, #done)))
 end

@@ -122,6 +122,16 @@ def settle_script() -> Script:
     return Script.declared("settle.lua", _shared("store.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
 
 
+def requeue_script() -> Script:
+    """requeue.lua behind what it shares with others; needs Redis 7.0."""
+    return Script.declared("requeue.lua", _shared("rate.lua", "bounded.lua"), "#!lua\n")
+
+
+def requeue_probe_script() -> Script:
+    """requeue_probe.lua: may a script do what requeue.lua does? Writes nothing; needs Redis 7.0."""
+    return Script.of(_text("requeue_probe.lua"))
+
+
 def claim_script() -> Script:
     """claim.lua behind rate.lua: claim what the rate limit grants; any Redis from 6.0."""
     return Script.declared("claim.lua", _shared("rate.lua"))

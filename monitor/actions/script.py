@@ -62,8 +62,8 @@ class ScriptSettle:
                 with self._telemetry.settle(len(entries)):
                     reply = await self._script.run(self._link, self._keys, arguments)
         except ResponseError as error:
-            if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
-                raise ScriptNotAllowed(_reason(error)) from None
+            if code_of(error) in SCRIPT_CODES_FOR_GATHER or is_unknown_to_old_server(error):
+                raise ScriptNotAllowed(refusal_in_words(error)) from None
             raise
         batch = self._read(entries, reply)
         if not batch.wait_s:
@@ -99,12 +99,12 @@ class ScriptSettle:
             self.batch_size = min(self.LARGEST, self.batch_size + self.batch_size // 4)
 
 
-def _is_unknown_to_old_server(error: ResponseError) -> bool:
+def is_unknown_to_old_server(error: ResponseError) -> bool:
     """Below 7.0 the shebang line is a compile error."""
     return "compiling script" in str(error)
 
 
-def _reason(error: ResponseError) -> str:
+def refusal_in_words(error: ResponseError) -> str:
     code = code_of(error)
     return f"the Redis user lacks {missing_right(error)}" if code == "NOPERM" else code
 
@@ -119,5 +119,5 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     try:
         answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, *keys))
     except ResponseError as error:
-        return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else _reason(error)
+        return "Redis is older than 7.0" if is_unknown_to_old_server(error) else refusal_in_words(error)
     return None if answer == b"OK" else answer.decode()
