@@ -7,8 +7,9 @@ import re
 import pytest
 
 from monitor import scripts
-from monitor.outcomes import BY_WIRE
-from monitor.scripts import Script, claim_script, settle_script
+from monitor.actions.requeue_script import WIDE
+from monitor.outcomes import BY_WIRE, FAULTS_EXPLAINED, REQUEUED_TOO_OFTEN
+from monitor.scripts import Script, claim_script, requeue_script, settle_script
 from shared.redis_client import ServerLink
 
 SCRIPT = """\
@@ -51,7 +52,7 @@ def test_a_new_argument_shifts_no_other(monkeypatch: pytest.MonkeyPatch) -> None
     assert Script.declared("any.lua").named(first=0, word=1, number=2, is_on=True) == (0, 1, 2, 1)
 
 
-@pytest.mark.parametrize("script", [settle_script, claim_script])
+@pytest.mark.parametrize("script", [settle_script, requeue_script, claim_script])
 def test_every_declared_argument_is_used(script: type[Script]) -> None:
     text = script().text  # type: ignore[attr-defined]
     for name in script().arguments:  # type: ignore[attr-defined]
@@ -68,3 +69,9 @@ def test_each_word_that_a_script_says_of_an_entry_is_in_the_table() -> None:
         if word
     }
     assert said == set(BY_WIRE) - {b"requeued"}
+
+
+def test_each_word_that_requeue_says_of_an_entry_is_an_outcome_or_a_fault_of_the_table() -> None:
+    said = {word.encode() for word in re.findall(r"name\(\w+, '(\w+)'\)", requeue_script().text)}
+    assert said == {b"gone", b"lost", REQUEUED_TOO_OFTEN.encode(), WIDE}
+    assert REQUEUED_TOO_OFTEN in FAULTS_EXPLAINED
