@@ -95,7 +95,7 @@ local function requeued(id, fields)
   if most_requeues > 0 and count >= most_requeues then return nil end
   if special and special[COUNT] then fields = without_count(fields) end
   if not special or not special[ORIGINAL] then append(fields, ORIGINAL, id) end
-  append(fields, COUNT, string.format('%.0f', count + 1))
+  append(fields, COUNT, count == 0 and '1' or string.format('%.0f', count + 1)) -- the first trip is the usual one
   if special and special.traceparent then note_trace(special.traceparent, special.tracestate or '') end
   return fields
 end
