@@ -41,11 +41,17 @@ class Observation:
         idle = ", ".join(f"{count} {name}" for name, count in self.idle.items() if count)
         yield f"observing: {at_least}{self.abandoned} abandoned{f' (idle {idle})' if idle else ''}"
         for action, outcomes in self.would.items():
-            told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-            yield f"of {self.sample} looked at, {action} would leave {told}"
+            told = ", ".join(f"{count} {_spaced(label)}" for label, count in outcomes.items())
+            yield f"{action}, of a sample of {self.sample}: {told}"
         if self.would_remove_consumers:
             yield f"{self.would_remove_consumers} dead consumers would be removed"
         yield from self.notes
+
+
+def _spaced(label: str) -> str:
+    """``dead_lettered (no id field)`` as reports have it: the outcome's name with blanks."""
+    outcome, space, reason = label.partition(" ")
+    return f"{outcome.replace('_', ' ')}{space}{reason}"
 
 
 @dataclass(slots=True)
