@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from demo.redis import RedisServer
 from monitor.scripts import requeue_script
 from shared.redis_client import Command
+from shared.settings import Settings
 from tests import naive
 from tests.conftest import Scene, Sweeper, new_scene, raw_client, wire
-from tests.test_old_redis import redis_6_2, redis_7_on_path
+from tests.fronts import Judging
+from tests.test_old_redis import as_6_0, redis_6_2, redis_7_on_path
 
 GROUP = "redisearch_app_group"
 
@@ -404,3 +407,45 @@ async def test_one_run_never_keeps_others_waiting_for_long(scene: Scene, sweep: 
     slow = scene.raw.execute_command("SLOWLOG", "GET", "-1")
     assert report.requeued == 5_000
     assert [one[3][0] for one in slow if one[3][0] == b"EVALSHA"] == []
+
+
+async def test_heavy_entries_are_requeued_whole(scene: Scene, sweep: Sweeper, mode: str) -> None:
+    for number in range(12):
+        scene.add("id", str(number), "body", bytes([65 + number]) * 1_000_000)
+    scene.abandon()
+    report = await sweep(scene.settings(**requeueing(mode)))
+    assert (report.requeued, report.error, scene.pending()) == (12, None, 0)
+    bodies = sorted(fields[3] for fields in added(scene, after=12))
+    assert bodies == [bytes([65 + number]) * 1_000_000 for number in range(12)]
+
+
+async def test_every_stream_of_an_app_has_its_own_action(scene: Scene, sweep: Sweeper) -> None:
+    streams = {action: f"{scene.stream}:{action}" for action in ("store", "requeue", "dead_letter", "observe")}
+    for stream in streams.values():
+        scene.raw.execute_command("XGROUP", "CREATE", stream, scene.group, "0", "MKSTREAM")
+        entry_id = scene.raw.execute_command("XADD", stream, "1-1", "id", "1")
+        scene.raw.execute_command("XREADGROUP", "GROUP", scene.group, "c", "STREAMS", stream, ">")
+        scene.raw.execute_command("XCLAIM", stream, scene.group, "c", 0, entry_id, "IDLE", 60_000, "JUSTID")
+    items = [{"name": stream, "action": action} for action, stream in streams.items()]
+    environment = {name: value for name, value in scene.environment.items() if name != "STREAM_NAME"}
+    settings = Settings.from_env({**environment, "STREAMS": json.dumps(items), "INDEX_SCHEMA": "off"})
+    reports = await sweep.janitor(settings).tick()
+    assert [report.error for report in reports] == [None] * 4
+    assert [(one.processed, one.requeued, one.dead_lettered, one.candidates) for one in reports] == [
+        (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (0, 0, 0, 0),
+    ]  # fmt: skip
+    assert [report.observed is not None for report in reports] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("action", ["requeue", "dead_letter", "observe"])
+async def test_nothing_is_sent_that_redis_6_0_does_not_know(
+    server: RedisServer, scene: Scene, sweep: Sweeper, action: str
+) -> None:
+    scene.add_tweets(20)
+    scene.abandon()
+    async with Judging(server.port, as_6_0) as front:
+        report = await sweep(scene.settings(ACTION=action, **front.environment))
+    done = report.requeued + report.dead_lettered + (report.observed.sample if report.observed else 0)
+    assert (done, report.error) == (20, None)
+    refused = {command[0] for command in front.refused}
+    assert refused <= {b"SCRIPT", b"CLIENT"}  # the probe of script mode, whose text 6.0 does not compile
