@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from demo.redis import RedisServer
+from monitor.janitor import Janitor
 from monitor.scripts import requeue_script
 from shared.redis_client import Command
 from shared.settings import Settings
-from tests import naive
+from tests import naive, naive_janitor
 from tests.conftest import Scene, Sweeper, new_scene, raw_client, wire
 from tests.fronts import Judging
 from tests.test_old_redis import as_6_0, redis_6_2, redis_7_on_path
@@ -222,6 +225,27 @@ async def test_what_a_rival_took_between_the_page_and_the_run_is_its_own(
     (report,) = await janitor.tick()
     assert (report.requeued, report.lost_race) == (3, 1)
     assert [row[1] for row in scene.pending_rows()] == [b"rival"]
+
+
+async def swept_by_four(scene: Scene, make: Callable[[Settings], Any], mode: str) -> int:
+    """How many copies there are after four janitors swept 300 abandoned entries at once."""
+    scene.add_tweets(300)
+    scene.abandon()
+    janitors = [make(scene.settings(**requeueing(mode, PAGE_SIZE="50"))) for _ in range(4)]
+    await asyncio.gather(*(janitor.tick() for janitor in janitors))
+    for janitor in janitors:
+        await janitor.close()
+    return len(added(scene)) - 300
+
+
+async def test_several_janitors_requeue_each_entry_once(scene: Scene, mode: str) -> None:
+    assert await swept_by_four(scene, Janitor, mode) == 300
+    assert scene.pending() == 0
+
+
+async def test_a_claim_without_the_minimum_idle_time_requeues_entries_twice(scene: Scene) -> None:
+    """The control."""
+    assert await swept_by_four(scene, naive_janitor.naive(min_idle_zero=True), "gather") > 300
 
 
 # --- acknowledged only once it is there ----------------------------------------------------------------------------------------

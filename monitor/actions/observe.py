@@ -7,7 +7,8 @@ walked once a minute at most. What would need more rights is unknown.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from redis.exceptions import ResponseError
@@ -92,14 +93,15 @@ class ObserveAction:
 
     async def _foreseen(self, opening: Opening, state: SweepState) -> dict[str, list[Forecast]]:
         context, found = self._context, dict[str, list[Forecast]]()
-        async for ids, fields in self._sample(opening, state):
-            for action, ones in (await by_every_action(context.link, context.settings, ids, fields)).items():
-                found.setdefault(action, []).extend(ones)
+        async with aclosing(self._sample(opening, state)) as sample:
+            async for ids, fields in sample:
+                for action, ones in (await by_every_action(context.link, context.settings, ids, fields)).items():
+                    found.setdefault(action, []).extend(ones)
         return found
 
     async def _sample(
         self, opening: Opening, state: SweepState
-    ) -> AsyncIterator[tuple[list[bytes], list[list[bytes] | None]]]:
+    ) -> AsyncGenerator[tuple[list[bytes], list[list[bytes] | None]], None]:
         """Bodies in small groups, MOST_BODIES and about MOST_BYTES of them; the cursor follows what was read."""
         ids = [entry.entry_id for entry in await self._next_entries(opening, state)]
         size, left, heaviest = 1, MOST_BYTES, 1
@@ -124,11 +126,12 @@ class ObserveAction:
         ranges = [(FIRST, end)] if cursor is None else [(cursor, end), (FIRST, preceding(cursor))]
         found: list[PendingEntry] = []
         pages = 0
-        async for rows in walk.pages(ranges, retry=state.persist):
-            found += abandoned(rows, context.settings.min_idle_ms)
-            pages += 1
-            if len(found) >= MOST_BODIES or pages >= MOST_PAGES:
-                break
+        async with aclosing(walk.pages(ranges, retry=state.persist)) as all_rows:
+            async for rows in all_rows:
+                found += abandoned(rows, context.settings.min_idle_ms)
+                pages += 1
+                if len(found) >= MOST_BODIES or pages >= MOST_PAGES:
+                    break
         return found[:MOST_BODIES]
 
     # --- what needs more rights ---------------------------------------------------------------------------------------------
