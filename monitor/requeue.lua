@@ -29,7 +29,7 @@ local COUNT, ORIGINAL = 'requeue_count', 'original_entry_id'
 local LONGEST_COUNT, ENDLESS = 15, 1e15  -- digits that a Lua number holds exactly
 local MOST_VALUES = 7900                 -- Lua's unpack fails at about 8,000 values
 local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
-local SPECIAL = { [COUNT] = true, [ORIGINAL] = true, traceparent = true, tracestate = true }
+local PARENT, STATE = 'traceparent', 'tracestate'
 
 local ids = split(joined_ids)
 local done, named = {}, {}
@@ -57,9 +57,10 @@ end
 local function special_values(fields)
   local found
   for i = 1, #fields, 2 do
-    if SPECIAL[fields[i]] then
+    local field = fields[i] -- four comparisons of pointers cost less than one look into a table
+    if field == COUNT or field == ORIGINAL or field == PARENT or field == STATE then
       found = found or {}
-      found[fields[i]] = fields[i + 1]
+      found[field] = fields[i + 1]
     end
   end
   return found
@@ -96,7 +97,7 @@ local function requeued(id, fields)
   if special and special[COUNT] then fields = without_count(fields) end
   if not special or not special[ORIGINAL] then append(fields, ORIGINAL, id) end
   append(fields, COUNT, count == 0 and '1' or string.format('%.0f', count + 1)) -- the first trip is the usual one
-  if special and special.traceparent then note_trace(special.traceparent, special.tracestate or '') end
+  if special and special[PARENT] then note_trace(special[PARENT], special[STATE] or '') end
   return fields
 end
 
