@@ -181,4 +181,5 @@ def test_an_export_holds_every_letter_whole_one_a_line(scene: Scene) -> None:
 def test_ls_tells_how_many_there_are(scene: Scene) -> None:
     make_dead_letters(scene, 3)
     assert f"the first 2 (--limit) of 3 in {scene.stream}:dead" in dead_letters(scene, "ls", "--limit", "2").err
-    assert f"3 of 3 in {scene.stream}:dead" in dead_letters(scene, "ls").err
+    assert f"3 of 3 in {scene.stream}:dead" in inside(scene.environment, "dead-letters", "ls").out
+    assert len(dead_letters(scene, "ls").records) == 3

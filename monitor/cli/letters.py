@@ -45,8 +45,10 @@ async def ls(call: Call, limit: int, wanted: Wanted) -> int:
                 if not left:
                     break
             total = await link.call("XLEN", dead_stream_of(settings))
-            listed = f"the first {limit:,} (--limit)" if not left else f"{limit - left:,}"
-            call.out.note(f"{listed} of {total:,} in {dead_stream_of(settings)}")
+            if not left:
+                call.out.note(f"the first {limit:,} (--limit) of {total:,} in {dead_stream_of(settings)}")
+            elif not call.as_json:
+                call.out.line(f"{limit - left:,} of {total:,} in {dead_stream_of(settings)}")
             if foreign:
                 call.out.note(
                     f"{foreign:,} others in {dead_stream_of(settings)} are of another stream or group, or no dead letters"
