@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from monitor.batch import Settler
 from monitor.brake import Brake
@@ -10,6 +11,9 @@ from monitor.consumers import Reaper
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
+
+if TYPE_CHECKING:
+    from monitor.observation import Observing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,5 @@ class ResumeState:
     """How entries are settled here, once the server was asked."""
     reaper: Reaper = field(default_factory=Reaper)
     """When the group's consumers were listed, and which are still to be removed."""
+    observing: Observing | None = None
+    """How far ACTION=observe has looked."""

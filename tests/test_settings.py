@@ -235,6 +235,9 @@ BAD = {
     "PAYLOAD_FIELD": ["set without STORE_AS=json"],
     "STORE_TTL_SEC": ["-1", "1.5", "1d", "1000000001"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
+    "REQUEUE_TO": ["other_stream"],
+    "MAX_REQUEUES": ["-1", "five", "1000001", "4"],
+    "REQUEUE_WITH_OTHER_GROUPS": ["perhaps", "true"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",

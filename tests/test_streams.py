@@ -74,6 +74,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
         "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60, "store_as": "json",
         "payload_field": "data",
+        "requeue_to": "", "max_requeues": 5, "requeue_with_other_groups": False,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
