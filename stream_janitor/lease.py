@@ -91,7 +91,9 @@ class Lease:
         self.lost[entry_id] = state
         self._claims.pop(entry_id, None)
         if state == DELETED:
-            logger.warning("%s/%s: entry %s was deleted while it was pending", self._stream, self._group, entry_id.decode())
+            logger.warning(
+                "%s/%s: entry %s was deleted while it was pending", self._stream, self._group, entry_id.decode()
+            )
 
 
 @contextlib.asynccontextmanager
