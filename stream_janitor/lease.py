@@ -121,10 +121,12 @@ async def keep(
         raise ValueError("every_s has to be greater than 0")
     lease = await _lease(client, stream, group, consumer, entry_ids)
     await lease.renew()
-    renewals = asyncio.create_task(_renew_forever(lease, every_s))
+    is_over = asyncio.Event()
+    renewals = asyncio.create_task(_renew_until(is_over, lease, every_s))
     try:
         yield lease
     finally:
+        is_over.set()  # redis-py may swallow a cancellation that meets a reply (seen in 8.1)
         renewals.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await renewals
@@ -147,9 +149,11 @@ async def _lease(
     return lease
 
 
-async def _renew_forever(lease: Lease, every_s: float) -> None:
-    while True:
-        await asyncio.sleep(every_s)
+async def _renew_until(is_over: asyncio.Event, lease: Lease, every_s: float) -> None:
+    while not is_over.is_set():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(is_over.wait(), every_s)
+            return
         try:
             await lease.renew()
         except (RedisError, OSError, asyncio.TimeoutError) as error:
