@@ -73,6 +73,8 @@ class Settler(Protocol):
     batch_size: int
     concurrency: int
     """How many batches are in flight at a server at once, however many of its streams are being swept."""
+    keeps_whole_batches: bool
+    """Whether ``batch_size`` entries come together whenever there are so many; else workers share what there is."""
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         """Settle the first of ``entries``; safe to repeat at any point.

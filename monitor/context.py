@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from monitor.batch import Settler
+from monitor.sweep_state import SweepState
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
+
+if TYPE_CHECKING:
+    from monitor.handling.runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,10 @@ class SweepContext:
     """Batches in flight at a server, for actions whose batches are not bounded by the server itself."""
     budget_s: float
     telemetry: GroupTelemetry = SILENT_GROUP
+    runner: Runner | None = None
+    """Where handlers run, one for the process; None where no stream has one."""
+    state: SweepState | None = None
+    """How far the sweep goes; the sweep itself puts it here."""
 
 
 @dataclass(slots=True)
@@ -32,3 +41,5 @@ class ResumeState:
     """The id where the last sweep stopped; None: it came to the end."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    handler_is_away: bool = False
+    """The last sweep's handler was unavailable: try one call before any other."""

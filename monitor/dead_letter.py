@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from monitor.batch import Refused
-from monitor.outcomes import FAULTS_EXPLAINED, Outcome, fault_explained
+from monitor.outcomes import Outcome, fault_explained, is_certain
 from monitor.pending import PendingEntry
 from monitor.report import Tally
 from shared.own_keys import attempts_key
@@ -105,7 +105,7 @@ class DeadLetters:
 
     async def _is_due(self, item: Refused) -> bool:
         """At once for a fault that is certain; for an unknown error after MAX_ATTEMPTS of ours that ended in one."""
-        if item.fault in FAULTS_EXPLAINED:
+        if is_certain(item.fault):
             return True
         return await self._attempts(item.entry.entry_id) >= self._settings.max_attempts
 
@@ -179,6 +179,6 @@ class DeadLetters:
         await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
         for item in arrived:
             self.tally.name(Outcome.DEAD_LETTERED, fault_explained(item.fault), item.entry.entry_id)
-        unknown = [item.entry.entry_id for item in arrived if item.fault not in FAULTS_EXPLAINED]
+        unknown = [item.entry.entry_id for item in arrived if not is_certain(item.fault)]
         if unknown:
             await self._link.call("HDEL", self._attempts_key, *unknown)

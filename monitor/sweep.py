@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from redis import exceptions as redis_errors
 from redis.exceptions import RedisError
@@ -35,10 +36,10 @@ class Sweep:
     """One pass over one group's pending entries list; ``run`` it once."""
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
-        self._context = context
+        self._state = SweepState(context.link, context.budget_s)
+        self._context = context = replace(context, state=self._state)
         self._resume = resume
         self._started_s = time.monotonic()
-        self._state = SweepState(context.link, context.budget_s)
         self._action = action_for(context, resume)
         self._opening = Opening()
         self._batches: Batches | None = None
@@ -122,11 +123,15 @@ class Sweep:
     ) -> None:
         """Give a page's entries to as many workers as batches may be in flight; wait for room, not for the end.
 
-        Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared.
+        Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared, in whole
+        batches where the settler wants them.
         """
         settler = await batches.settler()
-        workers = 1 if len(entries) >= self._context.page_size else settler.concurrency
+        whole = settler.keeps_whole_batches
+        workers = 1 if len(entries) >= self._context.page_size and not whole else settler.concurrency
         size = -(-len(entries) // workers)
+        if whole:
+            size = -(-size // settler.batch_size) * settler.batch_size
         for at in range(0, len(entries), size):
             while len(in_flight) >= settler.concurrency:
                 await _one_of(in_flight)

@@ -46,6 +46,15 @@ class SweepState:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
         return await persist(attempt, self._soft_end, self._link.reconnect)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._has_failed or self._soft_end.is_over()
+
+    async def ended(self) -> None:
+        """Wait until the sweep failed or was stopped."""
+        await self._ended.wait()
+
     def fail(self, error: JanitorError) -> None:
         """End the sweep: nothing more is begun."""
         self.note(error)
@@ -69,7 +78,7 @@ class SweepState:
 
     def stops_at(self, entry_id: bytes) -> bool:
         """Whether nothing more is to be begun; if so, notes that the sweep got as far as ``entry_id``."""
-        if not self._has_failed and not self._soft_end.is_over():
+        if not self.is_ending:
             return False
         if self.left_at is None or entry_id != FIRST:
             self.leave(entry_id)

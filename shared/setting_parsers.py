@@ -104,6 +104,21 @@ def unless_off(text: str) -> str | None:
     return None if text.lower() == "off" else text
 
 
+def folder(text: str) -> str:
+    """The name of a folder that is there."""
+    if not os.path.isdir(text):
+        raise ValueError("there is no such folder")
+    return text
+
+
+def handler_name(text: str) -> str | None:
+    """``module:name``, or a handler that ships; None for no text."""
+    word = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    if text and text not in ("webhook", "sql") and not re.fullmatch(f"{word}:{word}", text):
+        raise ValueError("expected module:name, such as billing:handle, or webhook or sql")
+    return text or None
+
+
 def file_name(text: str) -> str | None:
     """The name of a file that is there; None for no name."""
     if text and not os.path.isfile(text):

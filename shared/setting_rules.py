@@ -101,6 +101,45 @@ def dead_letters_lie_elsewhere(values: Values) -> Problems:
         yield "DEAD_LETTER_STREAM", "must not be STREAM_NAME itself"
 
 
+def handle_has_a_handler(values: Values) -> Problems:
+    if values["ACTION"] != "handle":
+        return
+    if not values["HANDLER"] and values.is_good("HANDLER"):
+        yield "HANDLER", "is missing: ACTION=handle calls it; set module:name, webhook or sql"
+    needed = {"webhook": ("HANDLER_URL", "HANDLER_SECRET"), "sql": ("SQL_TABLE", "SQL_COLUMNS")}
+    for variable in needed.get(values["HANDLER"] or "", ()):
+        if not values[variable]:
+            yield variable, f"is missing: HANDLER={values['HANDLER']} needs it"
+
+
+def handle_has_a_lease(values: Values) -> Problems:
+    if values["ACTION"] == "handle" and values["MIN_IDLE_TIME_SEC"] == 0:
+        yield (
+            "MIN_IDLE_TIME_SEC",
+            "must be above 0 for ACTION=handle: it is the lease under which an entry is handled",
+        )
+
+
+def handler_fits_the_budget(values: Values) -> Problems:
+    if values["ACTION"] != "handle":
+        return
+    budget_s = budget_of(values)
+    if timeout_of(values) > budget_s - 2:
+        yield "HANDLER_TIMEOUT_SEC", f"must be at most SWEEP_BUDGET_SEC - 2, which is {budget_s - 2:g} s"
+
+
+def budget_of(values: Values) -> float:
+    """SWEEP_BUDGET_SEC; not set, three quarters of a shorter interval."""
+    budget_s: float = values["SWEEP_BUDGET_SEC"]
+    return budget_s if values.is_written("SWEEP_BUDGET_SEC") else min(budget_s, 0.75 * values["MONITOR_SCHEDULE"])
+
+
+def timeout_of(values: Values) -> float:
+    """HANDLER_TIMEOUT_SEC; not set, half of the budget."""
+    timeout_s: float = values["HANDLER_TIMEOUT_SEC"]
+    return timeout_s if values.is_written("HANDLER_TIMEOUT_SEC") else budget_of(values) / 2
+
+
 Rule = Callable[["Values"], Problems]
 RULES: Final[tuple[Rule, ...]] = (
     what_is_not_supported,
@@ -118,5 +157,8 @@ STREAM_RULES: Final[tuple[Rule, ...]] = (
     script_waits_for_no_replicas,
     rate_limit_has_a_key_in_the_slot,
     dead_letters_lie_elsewhere,
+    handle_has_a_handler,
+    handle_has_a_lease,
+    handler_fits_the_budget,
 )
 """For each stream, with its own values."""

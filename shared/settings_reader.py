@@ -9,7 +9,7 @@ from typing import Any, Final
 from shared.errors import SettingsError
 from shared.own_keys import collisions
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule
+from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_of
 from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
 
 MOST_PARTITIONS: Final = 128
@@ -88,8 +88,7 @@ def read_settings(environment: Mapping[str, str] | None) -> Settings:
     reading.ask(RULES)
     if reading.problems:
         raise SettingsError(reading.problems)
-    if not reading.is_written("SWEEP_BUDGET_SEC"):
-        read["budget_s"] = min(read["budget_s"], 0.75 * read["interval_s"])
+    read["budget_s"] = budget_of(reading)
     return Settings(**{**read, "redis": redis, "streams": streams})
 
 
@@ -165,6 +164,7 @@ def _stream(reading: Reading) -> StreamSettings:
     reading.ask(STREAM_RULES)
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
+    read["handler_timeout_s"] = timeout_of(reading)
     # A field that makes the key belongs to the data.
     read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
     return StreamSettings(**read)

@@ -44,7 +44,7 @@ class Action(Protocol):
         """
 
 
-ACTIONS: Final = {"store": "StoreAction"}
+ACTIONS: Final = {"store": "StoreAction", "handle": "HandleAction"}
 """ACTION's value → the class in the file of that name."""
 
 

@@ -23,7 +23,7 @@ class Runner:
     """Belongs to one event loop, the sweep's, on which nothing here ever waits for the user's code."""
 
     def __init__(self, concurrency: int, show_tracebacks: bool = False) -> None:
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._free = concurrency
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._rooms = Rooms(show_tracebacks)
@@ -35,7 +35,7 @@ class Runner:
     @property
     def all_hung(self) -> bool:
         """Nothing can be called any more until one of them ends; only a new process is sure to help."""
-        return self.hung >= self._concurrency
+        return self.hung >= self.concurrency
 
     def has_in_hand(self, stream: str, group: str, entry_id: str) -> bool:
         """Whether a call with this entry has not ended, so that this process must not call with it again."""
