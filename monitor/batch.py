@@ -66,15 +66,16 @@ class Batch:
 
 
 class Settler(Protocol):
-    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time."""
+    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time.
+
+    Workers share what there is, unless it has a true ``keeps_whole_batches``: then so many come together whenever they are there.
+    """
 
     name: str
     """What the report's ``settle_mode`` says."""
     batch_size: int
     concurrency: int
     """How many batches are in flight at a server at once, however many of its streams are being swept."""
-    keeps_whole_batches: bool
-    """Whether ``batch_size`` entries come together whenever there are so many; else workers share what there is."""
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         """Settle the first of ``entries``; safe to repeat at any point.

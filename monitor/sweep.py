@@ -127,7 +127,7 @@ class Sweep:
         batches where the settler wants them.
         """
         settler = await batches.settler()
-        whole = settler.keeps_whole_batches
+        whole = getattr(settler, "keeps_whole_batches", False)
         workers = 1 if len(entries) >= self._context.page_size and not whole else settler.concurrency
         size = -(-len(entries) // workers)
         if whole:

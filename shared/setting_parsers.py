@@ -69,6 +69,11 @@ def seconds(text: str) -> float:
     return float(text)
 
 
+def milliseconds(text: str) -> int:
+    """Milliseconds, from a number of seconds above 0, with decimals if wanted."""
+    return max(int(seconds(text) * 1000), 1)
+
+
 def flag(text: str) -> bool:
     """true, 1, yes, on; or false, 0, no, off; in any case of letters."""
     if text.lower() not in _YES + _NO:

@@ -124,7 +124,7 @@ def handler_fits_the_budget(values: Values) -> Problems:
     if values["ACTION"] != "handle":
         return
     budget_s = budget_of(values)
-    if timeout_of(values) > budget_s - 2:
+    if timeout_ms_of(values) > 1000 * (budget_s - 2):
         yield "HANDLER_TIMEOUT_SEC", f"must be at most SWEEP_BUDGET_SEC - 2, which is {budget_s - 2:g} s"
 
 
@@ -134,10 +134,10 @@ def budget_of(values: Values) -> float:
     return budget_s if values.is_written("SWEEP_BUDGET_SEC") else min(budget_s, 0.75 * values["MONITOR_SCHEDULE"])
 
 
-def timeout_of(values: Values) -> float:
+def timeout_ms_of(values: Values) -> int:
     """HANDLER_TIMEOUT_SEC; not set, half of the budget."""
-    timeout_s: float = values["HANDLER_TIMEOUT_SEC"]
-    return timeout_s if values.is_written("HANDLER_TIMEOUT_SEC") else budget_of(values) / 2
+    timeout_ms: int = values["HANDLER_TIMEOUT_SEC"]
+    return timeout_ms if values.is_written("HANDLER_TIMEOUT_SEC") else int(500 * budget_of(values))
 
 
 Rule = Callable[["Values"], Problems]

@@ -250,10 +250,10 @@ class StreamSettings:
             item_key="handler_path",
         )
     )  # fmt: skip
-    handler_timeout_s: float = field(
-        default=7.5,
+    handler_timeout_ms: int = field(
+        default=7500,
         metadata=env.get(
-            "HANDLER_TIMEOUT_SEC", "7.5", parse.seconds,
+            "HANDLER_TIMEOUT_SEC", "7.5", parse.milliseconds,
             "what one call may take; at most SWEEP_BUDGET_SEC - 2. Not set: half of SWEEP_BUDGET_SEC", unit="s",
             item_key="handler_timeout_sec",
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from shared.errors import SettingsError
 from shared.own_keys import collisions
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_of
+from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_ms_of
 from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
 
 MOST_PARTITIONS: Final = 128
@@ -164,7 +164,7 @@ def _stream(reading: Reading) -> StreamSettings:
     reading.ask(STREAM_RULES)
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
-    read["handler_timeout_s"] = timeout_of(reading)
+    read["handler_timeout_ms"] = timeout_ms_of(reading)
     # A field that makes the key belongs to the data.
     read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
     return StreamSettings(**read)

@@ -516,7 +516,7 @@ def test_what_cannot_be_is_refused_by_its_setting(scene: Scene, changes: dict[st
 
 def test_the_timeout_is_half_of_the_budget_unless_it_is_set(scene: Scene) -> None:
     def timeout_s(**changes: str) -> float:
-        return scene.settings(ACTION="handle", HANDLER="a:b", **changes).streams[0].handler_timeout_s
+        return scene.settings(ACTION="handle", HANDLER="a:b", **changes).streams[0].handler_timeout_ms / 1000
 
     assert (timeout_s(), timeout_s(SWEEP_BUDGET_SEC="10"), timeout_s(HANDLER_TIMEOUT_SEC="13")) == (7.5, 5.0, 13.0)
 

@@ -223,6 +223,11 @@ BAD = {
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
+    "HANDLER": ["billing", "billing:", "a b:c", "http"],
+    "HANDLER_PATH": ["/no/such/folder"],
+    "HANDLER_TIMEOUT_SEC": ["0", "-1", "soon", "nan"],
+    "HANDLER_BATCH": ["0", "501", "all"],
+    "HANDLER_CONCURRENCY": ["0", "65", "many"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",
@@ -233,6 +238,10 @@ ANYTHING_GOES = {
     "INDEX_NAME",
     "REAP_KEEP",
     "RECOVERED_CHANNEL",
+    "HANDLER_URL",
+    "HANDLER_SECRET",
+    "SQL_TABLE",
+    "SQL_COLUMNS",
 }
 
 

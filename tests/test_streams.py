@@ -72,6 +72,8 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
         "recovered_channel": "news", "index_create": "never",
+        "handler": "a:b", "handler_path": "/", "handler_timeout_sec": 3, "handler_batch": 5, "handler_url": "https://h/",
+        "handler_secret": "secret", "sql_table": "t", "sql_columns": "a=b",
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -81,6 +83,14 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
     assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
+    assert (stream.handler, stream.handler_path, stream.handler_timeout_ms, stream.handler_batch) == (
+        "a:b",
+        "/",
+        3000,
+        5,
+    )
+    assert (stream.handler_url, stream.handler_secret) == ("https://h/", "secret")
+    assert (stream.sql_table, stream.sql_columns) == ("t", "a=b")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

@@ -35,7 +35,6 @@ class GatherSettle:
     """Claims with XCLAIM, stores with HSET, acknowledges with XACK; ``concurrency`` batches overlap."""
 
     name = "gather"
-    keeps_whole_batches = False
 
     def __init__(
         self, link: RedisLink, settings: StreamSettings, concurrency: int, telemetry: GroupTelemetry = SILENT_GROUP

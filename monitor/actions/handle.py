@@ -52,7 +52,7 @@ class HandleAction:
     async def _open(self, runner: Runner) -> OpenHandler:
         settings = self._context.settings
         try:
-            return await runner.open(spec_of(settings), settings.handler_timeout_s)
+            return await runner.open(spec_of(settings), settings.handler_timeout_ms / 1000)
         except Unavailable as unavailable:
             raise HandlerUnusable(f"the handler is unavailable: {unavailable.reason}") from None
 
@@ -100,6 +100,6 @@ def spec_of(settings: StreamSettings) -> HandlerSpec:
         "HANDLER_SECRET": settings.handler_secret or "",
         "SQL_TABLE": settings.sql_table or "",
         "SQL_COLUMNS": settings.sql_columns or "",
-        "HANDLER_TIMEOUT_SEC": f"{settings.handler_timeout_s:g}",
+        "HANDLER_TIMEOUT_SEC": f"{settings.handler_timeout_ms / 1000:g}",
     }
     return HandlerSpec(settings.handler, settings.handler_path, tuple(options.items()))

@@ -24,7 +24,6 @@ class ScriptSettle:
     """Settles inside Redis by settle.lua: nothing of an entry leaves the server, and one run stays under 5 ms."""
 
     name = "script"
-    keeps_whole_batches = False
     # The second run travels while the first one works; the server has one thread, so a third would only wait.
     concurrency = 2
     RUN_MS: Final = 3.0

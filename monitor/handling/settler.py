@@ -78,7 +78,7 @@ class HandleSettler:
         self._context, self._state = context, state
         self._settings = settings
         self._runner, self._handler, self._threshold_ms = runner, handler, threshold_ms
-        self._timeout_s = settings.handler_timeout_s
+        self._timeout_s = settings.handler_timeout_ms / 1000
         self._reader = EntryReader(context.link, settings.stream, Portion(FIRST_PORTION, settings.handler_batch))
         self._gone = Gone(context.link, settings)
         self._claimer = Claimer(context.link, settings)
