@@ -124,7 +124,7 @@ def handler_fits_the_budget(values: Values) -> Problems:
     if values["ACTION"] != "handle":
         return
     budget_s = budget_of(values)
-    if timeout_ms_of(values) > 1000 * (budget_s - 2):
+    if timeout_ms_of(values) > round(1000 * (budget_s - 2)):
         yield "HANDLER_TIMEOUT_SEC", f"must be at most SWEEP_BUDGET_SEC - 2, which is {budget_s - 2:g} s"
 
 
