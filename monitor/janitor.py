@@ -27,8 +27,13 @@ CONNECTIONS_BESIDE_SETTLING = 4
 class Janitor:
     """Sweeps what ``settings`` name, tick after tick, over one pool of connections. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, telemetry: Telemetry | None = None) -> None:
-        """``telemetry``: where the sweeps are told of; by default, wherever the environment says."""
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry | None = None, *, show_tracebacks: bool = False
+    ) -> None:
+        """``telemetry``: where the sweeps are told of; by default, wherever the environment says.
+
+        ``show_tracebacks``: log those of handlers, which may quote entries.
+        """
         self.settings = settings
         self.telemetry = of_process() if telemetry is None else telemetry
         # Half the budget: a connection that has gone silent leaves time for another try.
@@ -37,7 +42,7 @@ class Janitor:
             (settings.concurrency + CONNECTIONS_BESIDE_SETTLING) * len(settings.streams),
             min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2),
         )
-        self.runner = _runner(settings)
+        self.runner = _runner(settings, show_tracebacks)
         """Where handlers run; None where no stream has one."""
         self._resume = {stream: ResumeState() for stream in settings.streams}
         self.sweeps: tuple[Sweep, ...] = ()
@@ -65,12 +70,12 @@ class Janitor:
             await self.runner.close()
 
 
-def _runner(settings: Settings) -> Runner | None:
+def _runner(settings: Settings, show_tracebacks: bool) -> Runner | None:
     if all(stream.action != "handle" for stream in settings.streams):
         return None
     from monitor.handling.runner import Runner  # only then: a cold start pays for imports
 
-    return Runner(settings.handler_concurrency)
+    return Runner(settings.handler_concurrency, show_tracebacks)
 
 
 async def _reported(sweep: Sweep) -> SweepReport:

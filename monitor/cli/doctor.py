@@ -17,7 +17,7 @@ from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
-from monitor.cli.rights import Missing, Right, may_publish, missing, needed
+from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
@@ -185,6 +185,9 @@ async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -
 async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
     try:
         await _group(findings, link, stream)
+        if stream.action == "handle":
+            await _handle(findings, link, redis, stream)
+            return
         search = SearchIndex(link, stream)
         index = await search.ask()
         mode = await _script_mode(findings, link, stream)
@@ -199,6 +202,21 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
+
+
+async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    """The handler is looked for, not opened or called."""
+    from monitor.actions.handle import spec_of
+    from monitor.handling.find import find
+
+    try:
+        find(spec_of(stream))
+        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
+    except SettingsError as error:
+        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
+    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
+    await _dead_letter_stream(findings, link, stream)
+    _rate_limit(findings, stream)
 
 
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:

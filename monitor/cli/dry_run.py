@@ -62,6 +62,8 @@ def forecast(fields: Sequence[bytes] | None, at_key: KeyState, entry_id: bytes, 
     """The forecast for a row that a sweep would take up; ``fields`` is None if the stream does not have the entry."""
     if fields is None:
         return Forecast(Outcome.DELETED, "gone from the stream while pending")
+    if settings.action == "handle":
+        return Forecast(Outcome.HANDLED)
     key, fault = EntryKey(settings).of(fields)
     if key is None:
         return _invalid(str(fault), settings)

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
@@ -97,7 +98,7 @@ class _Call:
     def _raised(self, error: BaseException) -> dict[str, Verdict]:
         if self._rooms.show_tracebacks:
             ids = ", ".join(entry.entry_id for entry in self._entries[:20])
-            logger.warning("the handler raised for %s", ids, exc_info=error)
+            logger.warning("the handler raised for %s\n%s", ids, "".join(traceback.format_exception(error)))
         return verdicts_of_error(error, self._entries)
 
 

@@ -33,7 +33,7 @@ from monitor.portion import Portion
 from monitor.sweep_state import SweepState
 from monitor.trace_fields import split_from_trace
 from shared.errors import HandlerUnusable, JanitorError
-from shared.retry import code_of
+from shared.retry import code_of, missing_right
 from stream_janitor.fence import undone
 
 logger = logging.getLogger("monitor")
@@ -216,7 +216,7 @@ class HandleSettler:
         try:
             claims = await self._claimer.claim(present, self._threshold_ms, self._first_sent_s.get(first_id))
         except RedisError as error:
-            if code_of(error) in ("NOPERM", "NOCOMMAND"):
+            if _is_without_scripts(error):
                 raise HandlerUnusable(NO_EVALSHA) from None
             self._first_sent_s.setdefault(first_id, sent_s)
             raise
@@ -255,3 +255,10 @@ class HandleSettler:
         settling = Settling(self._context, self._state, self._leases, self._threshold_ms)
         self.calls += 1
         self.is_away |= await settling.carry_out(attempts, verdicts, batch)
+
+
+def _is_without_scripts(error: RedisError) -> bool:
+    """Not a right that a script's own commands need: that is named as ever."""
+    if code_of(error) == "NOCOMMAND":
+        return "evalsha" in str(error).lower() or "script" in str(error).lower()
+    return code_of(error) == "NOPERM" and missing_right(error) in ("the right +evalsha", "the right +script|load")
