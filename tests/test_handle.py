@@ -425,6 +425,25 @@ async def test_no_call_starts_that_could_not_end_within_the_sweep(bench: Bench) 
     assert sorted(deliveries for _, _, deliveries in bench.rows().values()) == [1] * (3 - len(called))
 
 
+async def test_a_sweep_that_is_cancelled_while_it_waits_for_a_slot_loses_none(bench: Bench) -> None:
+    bench.abandon(4)
+    go_on = threading.Event()
+    janitor = bench.janitor(lambda entries: go_on.wait(60) and None, HANDLER_CONCURRENCY="2")
+    assert janitor.runner is not None
+    taken = [await janitor.runner.take_slot(60) for _ in range(2)]
+    tick = asyncio.create_task(janitor.tick())
+    while len(janitor.runner._waiting) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    for slot in taken:
+        assert slot is not None
+        slot.give_back()
+    tick.cancel()  # in the same turn of the loop in which the slots are granted
+    await asyncio.gather(tick, return_exceptions=True)
+    go_on.set()
+    again = [await janitor.runner.take_slot(60) for _ in range(2)]
+    assert None not in again
+
+
 async def test_what_is_in_hand_is_renewed_while_the_code_runs(bench: Bench, go_on: threading.Event) -> None:
     ids = bench.abandon(3)
 

@@ -182,7 +182,7 @@ async def test_budget_spent_between_the_claim_and_the_code_is_no_attempt(bench: 
 
     seen.after = slow_reply
     report = await bench.tick(janitor)
-    assert (called, report.candidates, report.complete) == ([], 0, False)
+    assert (called, report.retried, report.candidates, report.error) == ([], 1, 1, None)
     assert bench.rows()[entry_id][2] == 1
     assert bench.rows()[entry_id][1] >= 10_000, "due as before"
 

@@ -45,6 +45,7 @@ BATCH_BYTES: Final = 2_000_000
 FIRST_PORTION: Final = 4
 TOO_LARGE: Final = "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit)"
 CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
+NO_TIME_LEFT: Final = "too little of the sweep's time was left for a call"
 STILL_IN_HAND: Final = "a handler call of this process hangs with it"
 NO_EVALSHA: Final = "ACTION=handle needs scripts: grant the Redis user +evalsha and +script|load"
 
@@ -138,17 +139,19 @@ class HandleSettler:
     async def _slot_or_end(self, wait_s: float) -> Slot | None:
         taking = asyncio.ensure_future(self._runner.take_slot(wait_s))
         ending = asyncio.ensure_future(self._state.ended())
+        slot: Slot | None = None
         try:
             await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
             if taking.done() and not self._state.is_ending:
-                return taking.result()
+                slot = taking.result()
         finally:
             ending.cancel()
-            if not taking.done():
+            if (
+                slot is None
+            ):  # one that is granted all the same, also if this is cancelled, belongs to the next who asks
+                taking.add_done_callback(_give_back)
                 taking.cancel()
-        if taking.done() and not taking.cancelled() and (slot := taking.result()) is not None:
-            slot.give_back()
-        return None
+        return slot
 
     # --- one call -----------------------------------------------------------------------------------------------------------
 
@@ -159,8 +162,9 @@ class HandleSettler:
             return batch
         if not self.has_time() or self._state.is_ending:
             await self._undo(claims.ours)
+            batch.named += [(Outcome.RETRIED, NO_TIME_LEFT, attempt.entry_id) for attempt in claims.ours]
             self._state.stop()
-            return Batch(0)
+            return batch
         await self._call(slot, carried, claims, batch)
         return batch
 
@@ -224,7 +228,13 @@ class HandleSettler:
         return claims
 
     async def _take_off(self, missing: Sequence[bytes], batch: Batch) -> None:
-        for entry_id, word in zip(missing, await self._gone.take_off(missing), strict=True):
+        """An error is only noted: others of the batch are claimed by now, and have to be called with."""
+        try:
+            words = await self._gone.take_off(missing)
+        except RedisError as error:
+            batch.named += [(Outcome.FAILED, f"refused by the server ({code_of(error)})", one) for one in missing]
+            return
+        for entry_id, word in zip(missing, words, strict=True):
             if word == GONE:
                 batch.deleted.append(entry_id)
             elif word == THERE:
@@ -255,6 +265,11 @@ class HandleSettler:
         settling = Settling(self._context, self._state, self._leases, self._threshold_ms)
         self.calls += 1
         self.is_away |= await settling.carry_out(attempts, verdicts, batch)
+
+
+def _give_back(taking: asyncio.Future[Slot | None]) -> None:
+    if not taking.cancelled() and taking.exception() is None and (slot := taking.result()) is not None:
+        slot.give_back()
 
 
 def _is_without_scripts(error: RedisError) -> bool:
