@@ -45,7 +45,7 @@ BATCH_BYTES: Final = 2_000_000
 FIRST_PORTION: Final = 4
 TOO_LARGE: Final = "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit)"
 CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
-NO_TIME_LEFT: Final = "too little of the sweep's time was left for a call"
+NOT_BEGUN: Final = "no call was begun any more, as the sweep was ending"
 STILL_IN_HAND: Final = "a handler call of this process hangs with it"
 NO_EVALSHA: Final = "ACTION=handle needs scripts: grant the Redis user +evalsha and +script|load"
 
@@ -162,7 +162,7 @@ class HandleSettler:
             return batch
         if not self.has_time() or self._state.is_ending:
             await self._undo(claims.ours)
-            batch.named += [(Outcome.RETRIED, NO_TIME_LEFT, attempt.entry_id) for attempt in claims.ours]
+            batch.named += [(Outcome.RETRIED, NOT_BEGUN, attempt.entry_id) for attempt in claims.ours]
             self._state.stop()
             return batch
         await self._call(slot, carried, claims, batch)
