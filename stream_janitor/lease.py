@@ -150,12 +150,15 @@ async def _lease(
 
 
 async def _renew_until(is_over: asyncio.Event, lease: Lease, every_s: float) -> None:
+    """One renewal that has no answer is given up when the next is due: two lost ones cost no more time than two."""
+    due_s = time.monotonic()
     while not is_over.is_set():
+        due_s = max(due_s + every_s, time.monotonic())
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(is_over.wait(), every_s)
+            await asyncio.wait_for(is_over.wait(), due_s - time.monotonic())
             return
         try:
-            await lease.renew()
+            await asyncio.wait_for(lease.renew(), every_s)
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             logger.warning("a lease was not renewed (%s); trying again in %g s", type(error).__name__, every_s)
 

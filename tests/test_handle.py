@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import threading
+import time
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -13,12 +15,14 @@ from typing import Any
 import pytest
 import redis
 
+from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from monitor.report import SweepReport
 from shared.errors import SettingsError
+from shared.redis_client import Command
 from shared.settings import Settings
 from stream_janitor import Dead, Done, Entry, Retry, Unavailable
-from tests.conftest import Scene, sum_of_outcomes, wire
+from tests.conftest import Scene, new_scene, sum_of_outcomes, wire
 
 MODULE = "handlers_of_test_handle"
 Handler = Callable[[list[Entry]], Any]
@@ -477,6 +481,62 @@ async def test_what_is_in_hand_is_renewed_while_the_code_runs(bench: Bench, go_o
     assert len(seen.commands) == seen.round_trips, "all that is in hand in one round trip"
     go_on.set()
     assert (await tick).handled == 3
+
+
+async def test_two_renewals_without_an_answer_do_no_harm(bench: Bench, go_on: threading.Event) -> None:
+    """Each is given up when the next is due, long before the link's own timeout."""
+    (entry_id,) = bench.abandon()
+    janitor = bench.janitor(lambda entries: go_on.wait(60) and None, MIN_IDLE_TIME_SEC="4")
+    tick = asyncio.create_task(bench.tick(janitor))
+    while bench.rows()[entry_id][2] != 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    seen, silent, began_s = wire(janitor), 0, time.monotonic()
+
+    async def silence(command: Command) -> None:
+        nonlocal silent
+        if "set" in command and silent < 2:
+            silent += 1
+            await asyncio.sleep(60)
+
+    seen.before = silence
+    while not seen.commands:
+        await asyncio.sleep(0.01)
+    assert silent == 2
+    assert time.monotonic() - began_s < 12, "the third comes after 3 s; behind two timeouts of the link, after 13"
+    go_on.set()
+    assert (await tick).handled == 1
+
+
+async def test_other_streams_go_on_while_a_handler_works(bench: Bench, raw: redis.Redis, server: RedisServer) -> None:
+    """The first stream's handler waits for the second stream's: a turn at the server held by the first would never end."""
+    other = new_scene(raw, server.environment)
+    second_is_done = threading.Event()
+    outcomes: list[bool] = []
+
+    def first(entries: list[Entry]) -> None:
+        outcomes.append(second_is_done.wait(60))
+
+    def second(entries: list[Entry]) -> None:
+        second_is_done.set()
+
+    bench.abandon()
+    other.add_tweets(1)
+    other.abandon()
+    for name, handler in (("first", first), ("second", second)):
+        setattr(sys.modules[MODULE], name, handler)
+    streams = [
+        {"name": scene.stream, "group": scene.group, "handler": f"{MODULE}:{name}"}
+        for scene, name in ((bench.scene, "first"), (other, "second"))
+    ]
+    environment = {**bench.scene.environment, "STREAM_NAME": "", "STREAMS": json.dumps(streams), "ACTION": "handle"}
+    janitor = Janitor(
+        Settings.from_env(environment | {"HANDLER_CONCURRENCY": "2", "CONCURRENCY": "1", "INDEX_SCHEMA": "off"})
+    )
+    reports = await janitor.tick()
+    await janitor.close()
+    for key in sorted(other.keys()):
+        raw.execute_command("DEL", key)
+    assert ([report.handled for report in reports], outcomes) == ([1, 1], [True])
 
 
 async def test_a_rival_of_the_same_name_keeps_what_it_took(bench: Bench, go_on: threading.Event) -> None:

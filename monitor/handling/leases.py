@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -20,7 +21,8 @@ from stream_janitor.fence import DELETED, HELD, MOST_ENTRIES, Change, Claim, ren
 logger = logging.getLogger("monitor")
 
 RENEWALS: Final = 4
-"""So many fit into the minimum idle time: two may be lost, and the third still comes in time."""
+"""So many fit into the minimum idle time. One without an answer is given up when the next is due: two may be lost, and the third
+still comes in time."""
 
 
 class Leases:
@@ -70,12 +72,14 @@ class Leases:
         return replies
 
     async def _renew_while_held(self) -> None:
+        due_s = time.monotonic()
         while self._held:
-            await asyncio.sleep(self._every_s)
+            due_s = max(due_s + self._every_s, time.monotonic())
+            await asyncio.sleep(due_s - time.monotonic())
             self._is_quiet.clear()
             try:
-                await self._renew()
-            except (RedisError, JanitorError, OSError) as error:
+                await asyncio.wait_for(self._renew(), self._every_s)
+            except (RedisError, JanitorError, OSError, asyncio.TimeoutError) as error:
                 logger.warning(
                     "%s/%s: %d leases were not renewed (%s); trying again in %g s",
                     self._settings.stream, self._settings.group, len(self._held), code_of(error), self._every_s,
