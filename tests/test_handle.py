@@ -499,7 +499,7 @@ async def test_two_renewals_without_an_answer_do_no_harm(bench: Bench, go_on: th
             await asyncio.sleep(60)
 
     seen.before = silence
-    while not seen.commands:
+    while not seen.commands:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert silent == 2
     assert time.monotonic() - began_s < 12, "the third comes after 3 s; behind two timeouts of the link, after 13"
