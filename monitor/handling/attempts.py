@@ -11,11 +11,13 @@ from monitor.handling.claimed import Attempt
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.scripts import attempt_script
-from shared.redis_client import Argument, RedisLink
+from shared.redis_client import Argument, Command, RedisLink, Reply
 from shared.settings import StreamSettings
 from stream_janitor.fence import Claim
 
 GONE: Final = b"gone"
+FIRST_ARGUMENT: Final = 5
+"""Of EVALSHA with two keys."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,13 @@ class Claimer:
         Raises:
             redis.exceptions.RedisError: any of them may be claimed, and its delivery count raised; a repetition finds out.
         """
+        command = self.command(entries, threshold_ms, first_sent_s)
+        return self.claims_of(entries, await self._script.run(self._link, self._keys, command[FIRST_ARGUMENT:]))
+
+    def command(
+        self, entries: Sequence[PendingEntry], threshold_ms: Callable[[int], int], first_sent_s: float | None = None
+    ) -> Command:
+        """The run of attempt.lua that ``claim`` makes, for a pipeline; a server may not have the script yet."""
         repeated_ms = -1 if first_sent_s is None else int((time.monotonic() - first_sent_s) * 1000) + 1
         head = self._script.named(
             group=self._group, consumer=self._consumer, rate_limit=self._rate_limit, repeated_ms=repeated_ms
@@ -58,7 +67,11 @@ class Claimer:
         values: list[Argument] = []
         for entry in entries:
             values += (entry.entry_id, threshold_ms(entry.deliveries), entry.deliveries)
-        now_ms, wait_ms, answers = await self._script.run(self._link, self._keys, (*head, *values))
+        return self._script.command(self._keys, (*head, *values))
+
+    def claims_of(self, entries: Sequence[PendingEntry], reply: Reply) -> Claims:
+        """What the reply says of ``entries``."""
+        now_ms, wait_ms, answers = reply
         claims = Claims(now_ms, wait_ms / 1000, len(answers))
         for entry, answer in zip(entries, answers, strict=False):
             if isinstance(answer, int):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from redis import exceptions as redis_errors
 from redis.exceptions import RedisError
 
 from monitor.batch import Batch
@@ -170,6 +171,10 @@ class HandleSettler:
 
     async def _claimed(self, entries: Sequence[PendingEntry]) -> tuple[Batch, Carried, Claims]:
         """Read and claim what one call gets; the batch has the fate of those that are not ours."""
+        if len(entries) == 1 and not self._reader.portion.is_careful:
+            at_once = await self._claimed_at_once(entries[0])
+            if at_once is not None:
+                return at_once
         batch = Batch(len(entries))
         try:
             carried = await self._read(entries)
@@ -192,6 +197,33 @@ class HandleSettler:
         if missing:
             await self._take_off([entry.entry_id for entry in missing], batch)
         return batch, carried, claims
+
+    async def _claimed_at_once(self, entry: PendingEntry) -> tuple[Batch, Carried, Claims] | None:
+        """One entry is carried whatever it weighs: claimed and read in one round trip. None where that is not straightforward.
+
+        Raises:
+            redis.exceptions.RedisError: the claim may be ours; the next try goes step by step and finds out.
+        """
+        stream, batch, sent_s = self._settings.stream, Batch(1), time.monotonic()
+        claim = self._claimer.command([entry], self._threshold_ms)
+        try:
+            reply, rows = await self._context.link.pipelined(
+                [claim, ("XRANGE", stream, entry.entry_id, entry.entry_id)]
+            )
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError):
+            self._first_sent_s.setdefault(entry.entry_id, sent_s)
+            self._reader.portion.was_lost()
+            raise
+        if isinstance(reply, Exception):  # nothing was claimed; perhaps the server does not have the script yet
+            return None
+        claims = self._claimer.claims_of([entry], reply)
+        if claims.ours and (isinstance(rows, Exception) or not rows):
+            await self._undo(claims.ours)
+            return None
+        batch.taken, batch.wait_s, batch.lost = claims.tried, claims.wait_s, claims.lost
+        batch.deleted += claims.gone
+        self._leases.take(attempt.claim for attempt in claims.ours)
+        return batch, Carried(claims.tried, {entry.entry_id: rows[0][1]} if claims.ours else {}), claims
 
     async def _read(self, entries: Sequence[PendingEntry]) -> Carried:
         """Up to BATCH_BYTES of them, one at least, a portion at a time."""
