@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from demo.redis import RedisServer
+from monitor.janitor import Janitor
 from monitor.scripts import attempt_script
+from shared import telemetry
 from shared.redis_client import Command
 from stream_janitor import Dead, Done, Entry, Retry, Unavailable
 from tests.conftest import Scene, new_scene, raw_client, wire
@@ -319,6 +325,26 @@ async def test_the_entry_s_trace_context_is_current_in_the_handler(bench: Bench)
 
     assert (await bench.sweep(handler)).handled == 1
     assert seen == ["0af7651916cd43dd8448eb211c80319c"]
+
+
+async def test_durations_and_attempts_of_handlers_are_measured(bench: Bench) -> None:
+    reader = InMemoryMetricReader()
+    done, dead, *_ = (one.decode() for one in bench.abandon(3))
+    settings = bench.settings(lambda entries: {done: Done, dead: Dead("bad")}, HANDLER_BATCH="3")
+    janitor = Janitor(settings, telemetry._Telling(TracerProvider(), MeterProvider([reader]), is_ours=False))
+    (report,) = await janitor.tick()
+    await janitor.close()
+    metrics = reader.get_metrics_data()
+    assert metrics is not None
+    resources = json.loads(metrics.to_json())["resource_metrics"]
+    scopes = [scope for resource in resources for scope in resource["scope_metrics"]]
+    points_of = {metric["name"]: metric["data"]["data_points"] for scope in scopes for metric in scope["metrics"]}
+    points = points_of["stream_janitor.handler.attempts"]
+    assert {point["attributes"]["stream_janitor.verdict"]: point["value"] for point in points} == {
+        "done": 1, "dead": 1, "left_out": 1,
+    }  # fmt: skip
+    (duration,) = points_of["stream_janitor.handler.duration"]
+    assert (duration["count"], report.handled) == (1, 1)
 
 
 # --- every Redis ----------------------------------------------------------------------------------------------------------

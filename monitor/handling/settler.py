@@ -295,6 +295,7 @@ class HandleSettler:
             self._leases.drop(one.entry_id for one in attempts)
             raise
         settling = Settling(self._context, self._state, self._leases, self._threshold_ms)
+        self._context.telemetry.handled(verdicts.duration_s, verdicts.counts())
         self.calls += 1
         self.is_away |= await settling.carry_out(attempts, verdicts, batch)
 

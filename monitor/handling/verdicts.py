@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -41,12 +42,28 @@ class LeftOut:
 Verdict: TypeAlias = Done | Retry | Dead | Unavailable | Raised | TimedOut | LeftOut
 
 
+NAMES: Final[dict[type, str]] = {
+    Done: "done",
+    Retry: "retry",
+    Dead: "dead",
+    Unavailable: "unavailable",
+    Raised: "raised",
+    TimedOut: "timed_out",
+    LeftOut: "left_out",
+}
+"""What telemetry calls a verdict."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdicts:
     """One call's: a verdict for each of its entries."""
 
     by_id: Mapping[str, Verdict]
     duration_s: float
+
+    def counts(self) -> Counter[str]:
+        """How many entries there are of each verdict, by its name."""
+        return Counter(NAMES[type(verdict)] for verdict in self.by_id.values())
 
 
 def verdicts_of(result: object, entries: Sequence[Entry]) -> dict[str, Verdict]:
