@@ -48,7 +48,7 @@ class Bench:
         name = f"handler_{id(handler)}"
         setattr(self._module, name, handler)
         defaults = {"ACTION": "handle", "HANDLER": f"{MODULE}:{name}", "INDEX_SCHEMA": "off", "RETRY_BACKOFF": "off"}
-        return self.scene.settings(**defaults, **changes)
+        return self.scene.settings(**(defaults | changes))
 
     def janitor(self, handler: Any, **changes: str) -> Janitor:
         janitor = Janitor(self.settings(handler, **changes))
