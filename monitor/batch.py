@@ -73,9 +73,11 @@ class Settler(Protocol):
 
     name: str
     """What the report's ``settle_mode`` says."""
-    batch_size: int
     concurrency: int
     """How many batches are in flight at a server at once, however many of its streams are being swept."""
+
+    @property
+    def batch_size(self) -> int: ...
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         """Settle the first of ``entries``; safe to repeat at any point.

@@ -9,15 +9,17 @@ from redis.exceptions import ResponseError
 
 from monitor.actions import Action
 from monitor.batch import Batch, Refused, ScriptNotAllowed, Settler
+from monitor.brake import BRAKED, Brake
+from monitor.capping import CapSettler
 from monitor.context import SweepContext
 from monitor.dead_letter import DeadLetters
 from monitor.index import RefusedDocuments
-from monitor.outcomes import Outcome
+from monitor.outcomes import Outcome, is_certain
 from monitor.pending import PendingEntry
 from monitor.recovered import Publisher
 from monitor.report import Tally
 from monitor.sweep_state import SweepState
-from shared.errors import RedisUnavailable
+from shared.errors import RedisRefused, RedisUnavailable
 from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
 from shared.telemetry import BatchSpan
 
@@ -28,13 +30,20 @@ class Batches:
     """Takes the abandoned entries that the walk finds through the action, batch by batch."""
 
     def __init__(
-        self, context: SweepContext, state: SweepState, action: Action, documents: RefusedDocuments | None
+        self,
+        context: SweepContext,
+        state: SweepState,
+        action: Action,
+        brake: Brake,
+        documents: RefusedDocuments | None,
     ) -> None:
         """``documents``: finds what the index refused; None where no action of this stream uses one."""
         self._context = context
         self._state = state
         self._action = action
         self._documents = documents
+        self._cap = CapSettler(context.link, context.settings)
+        self._brake = brake
         self._publisher = Publisher(context.link, context.settings)
         self.tally = Tally()
         """What became of the entries so far."""
@@ -43,15 +52,18 @@ class Batches:
         self.rate_limited = False
         """The rate limit made entries wait."""
 
-    async def settler(self) -> Settler:
+    async def settler_for(self, is_capped: bool) -> Settler:
+        """How entries are settled: by the action, or, those that were delivered too often, by none."""
+        if is_capped:
+            return self._cap
         settler = await self._action.settler(self._state.persist)
         self.mode = settler.name
         return settler
 
-    async def settle_all(self, entries: list[PendingEntry]) -> None:
+    async def settle_all(self, entries: list[PendingEntry], is_capped: bool) -> None:
         """Settle a run of entries batch by batch, until they are through or the sweep is stopping."""
         while entries and not self._state.stops_at(entries[0].entry_id):
-            settler = await self.settler()
+            settler = await self.settler_for(is_capped)
             batch = await self._settle(settler, entries[: settler.batch_size])
             entries = entries[batch.taken :]
             if batch.wait_s:
@@ -74,7 +86,7 @@ class Batches:
             batch = await self._acted_upon(settler, entries, span)
             self.tally.take_over(batch.tally())
             self._note_refusals(batch)
-            await self._dead_letter(batch.refused)
+            await self._dead_letter(self._braked(batch))
             await self._look_at_index(batch.stored)
             await self._publisher.publish(batch.recovered)
         return batch
@@ -110,6 +122,16 @@ class Batches:
         if batch.server_refusal:
             error = batch.refusal or ResponseError(batch.server_refusal)
             self._note_refusal(error, f"settling by {self.mode}")
+
+    def _braked(self, batch: Batch) -> list[Refused]:
+        """Those that may go to quarantine; the others stay pending, and the sweep fails."""
+        reason = self._brake.judge(batch.taken - len(batch.refused), [item.fault for item in batch.refused])
+        if reason is None or self._context.settings.dead_letter_stream is None:
+            return batch.refused
+        self._state.note(RedisRefused(reason))
+        held = [item.entry.entry_id for item in batch.refused if is_certain(item.fault)]
+        self.tally.name_all(Outcome.FAILED, BRAKED, held)
+        return [item for item in batch.refused if not is_certain(item.fault)]
 
     async def _dead_letter(self, refused: Sequence[Refused]) -> None:
         if not refused:

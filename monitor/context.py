@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from monitor.batch import Settler
+from monitor.brake import Brake
 from monitor.sweep_state import SweepState
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
@@ -39,6 +40,8 @@ class ResumeState:
 
     cursor: bytes | None = None
     """The id where the last sweep stopped; None: it came to the end."""
+    brake: Brake | None = None
+    """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
     handler_is_away: bool = False

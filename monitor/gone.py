@@ -29,35 +29,37 @@ class Gone:
         self._script = gone_script()
         self._may_run = True
 
-    async def take_off(self, ids: Sequence[bytes]) -> list[bytes]:
+    async def take_off(self, ids: Sequence[bytes], min_idle_ms: int) -> list[bytes]:
         """For each id ``gone`` (acknowledged now), ``lost`` (someone else's by now) or ``there`` (the stream has it after all).
+
+        An entry that was idle for less than ``min_idle_ms`` is someone else's.
 
         Raises:
             redis.exceptions.RedisError: any of them may be off the list; repeating then says ``lost`` of those.
         """
         if self._may_run:
             try:
-                return await self._by_script(ids)
+                return await self._by_script(ids, min_idle_ms)
             except ResponseError as error:
                 if code_of(error) not in _NO_SCRIPT_HERE:
                     raise
                 self._may_run = False
-        return await self._by_claim(ids)
+        return await self._by_claim(ids, min_idle_ms)
 
-    async def _by_script(self, ids: Sequence[bytes]) -> list[bytes]:
+    async def _by_script(self, ids: Sequence[bytes], min_idle_ms: int) -> list[bytes]:
         settings = self._settings
-        arguments = self._script.named(group=settings.group, min_idle_ms=settings.min_idle_ms)
+        arguments = self._script.named(group=settings.group, min_idle_ms=min_idle_ms)
         words: list[bytes] = await self._script.run(self._link, (settings.stream,), (*arguments, *ids))
         return words
 
-    async def _by_claim(self, ids: Sequence[bytes]) -> list[bytes]:
-        return [await self._one_by_claim(entry_id) for entry_id in ids]  # lost entries are few
+    async def _by_claim(self, ids: Sequence[bytes], min_idle_ms: int) -> list[bytes]:
+        return [await self._one_by_claim(entry_id, min_idle_ms) for entry_id in ids]  # lost entries are few
 
-    async def _one_by_claim(self, entry_id: bytes) -> bytes:
+    async def _one_by_claim(self, entry_id: bytes, min_idle_ms: int) -> bytes:
         """One write, so that little comes between: still pending? XCLAIM it; on the list afterwards? in the stream?"""
         settings = self._settings
         row = ("XPENDING", settings.stream, settings.group, entry_id, entry_id, 1)
-        claim = ("XCLAIM", settings.stream, settings.group, settings.consumer, settings.min_idle_ms, entry_id, "JUSTID")
+        claim = ("XCLAIM", settings.stream, settings.group, settings.consumer, min_idle_ms, entry_id, "JUSTID")
         look = ("XRANGE", settings.stream, entry_id, entry_id)
         replies = await self._link.pipelined([row, claim, row, look])
         raise_first(replies)

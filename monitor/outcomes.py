@@ -64,14 +64,32 @@ WITH_HASH: Final = frozenset((Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDE
 """The outcomes of an entry whose hash is there: the words of store.lua."""
 
 WRONG_TYPE: Final = "wrong_type"
+MAX_DELIVERIES: Final = "max_deliveries"
+FATAL: Final = "fatal"
 
-FAULTS_EXPLAINED: Final = {
-    NO_ID: "no id field",
-    EMPTY_ID: "empty id",
-    LONG_ID: f"id over {LONGEST_ID_BYTES} bytes",
-    WRONG_TYPE: "hash key holds another type",
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """A fault that is certain at once: trying again cannot help."""
+
+    text: str
+    """The reason in the report and in the dead letter."""
+    setting: str
+    """What to look at if most entries have it."""
+
+
+FAULTS: Final[dict[str, FaultRow]] = {
+    NO_ID: FaultRow("no id field", "ID_FIELDS"),
+    EMPTY_ID: FaultRow("empty id", "ID_FIELDS"),
+    LONG_ID: FaultRow(f"id over {LONGEST_ID_BYTES} bytes", "ID_FIELDS"),
+    WRONG_TYPE: FaultRow("hash key holds another type", "HASH_PREFIX"),
+    MAX_DELIVERIES: FaultRow(
+        "delivered as often as MAX_DELIVERIES allows", "MAX_DELIVERIES, and at why consumers fail"
+    ),
+    FATAL: FaultRow("given up by its consumer (XNACK FATAL)", "the consumers that give them up"),
 }
-"""The faults that are certain at once: trying again cannot help. Any other is an unknown error."""
+FAULTS_EXPLAINED: Final = {fault: row.text for fault, row in FAULTS.items()}
+"""The certain faults in words. Any other fault is an unknown error, which needs MAX_ATTEMPTS."""
 
 
 HANDLER_SAYS: Final = "handler:"
@@ -81,6 +99,11 @@ HANDLER_SAYS: Final = "handler:"
 def fault_of_handler(reason: str) -> str:
     """The fault of an entry that the handler called dead."""
     return HANDLER_SAYS + reason
+
+
+def row_of(fault: str) -> FaultRow:
+    """The row of a certain fault."""
+    return FAULTS.get(fault) or FaultRow(fault_explained(fault), "HANDLER, and at what it calls dead")
 
 
 def is_certain(fault: str) -> bool:

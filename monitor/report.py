@@ -80,6 +80,8 @@ class SweepReport:
     """What ended the sweep early."""
     rate_limited: bool = False
     """RECOVERY_RATE_LIMIT made entries wait; ``complete`` says whether any still do."""
+    waiting: int = 0
+    """Entries that RETRY_BACKOFF, or a handler, keeps for later though they are idle for the minimum idle time: no candidates."""
 
     @property
     def is_quiet(self) -> bool:
@@ -97,7 +99,8 @@ class SweepReport:
     def _parts(self) -> Iterable[str]:
         age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
         pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
-        yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up"
+        waiting = f", {self.waiting} waiting" if self.waiting else ""
+        yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up{waiting}"
         counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]
         if counts:
             yield ", ".join(counts)

@@ -16,12 +16,13 @@ from redis.exceptions import RedisError
 from monitor import consumers
 from monitor.actions import action_for
 from monitor.batches import Batches
+from monitor.brake import Brake
 from monitor.context import ResumeState, SweepContext
-from monitor.decide import abandoned, last_id_worth_reading
+from monitor.decide import last_id_worth_reading
 from monitor.index import RefusedDocuments, SearchIndex
 from monitor.opening import Opening, open_sweep
 from monitor.outcomes import Outcome
-from monitor.pending import PendingEntry
+from monitor.patience import Group, Patience
 from monitor.report import SweepReport, Tally, report_of
 from monitor.sweep_state import SweepState
 from monitor.walk import Walk, ranges_from
@@ -45,7 +46,7 @@ class Sweep:
         self._batches: Batches | None = None
         """None while nothing was pending."""
         self._removed = 0
-        self._looked_at = self._found = 0
+        self._looked_at = self._found = self._waiting = 0
 
     async def run(self) -> SweepReport:
         """Sweep, within the budget; whatever happens there is a report, and ``error`` says what ended it early."""
@@ -92,7 +93,8 @@ class Sweep:
         self._opening = await open_sweep(context, index, state.persist)
         if self._opening.summary.total:
             documents = RefusedDocuments(index, self._opening.index) if index else None
-            self._batches = Batches(context, state, self._action, documents)
+            self._resume.brake = self._resume.brake or Brake(settings.dead_letter_brake)
+            self._batches = Batches(context, state, self._action, self._resume.brake, documents)
             await self._walk(self._batches)
             await self._batches.finish()
         if settings.reap_after_ms and not state.error:
@@ -100,17 +102,19 @@ class Sweep:
 
     async def _walk(self, batches: Batches) -> None:
         """Settle what is abandoned on each page while the next one is read."""
-        opening, min_idle_ms, state = self._opening, self._context.settings.min_idle_ms, self._state
-        end = last_id_worth_reading(opening.summary, opening.now_ms, min_idle_ms)
+        opening, state, patience = self._opening, self._state, Patience.of(self._context.settings)
+        mixed = getattr(self._action, "mixes_thresholds", False)
+        end = last_id_worth_reading(opening.summary, opening.now_ms, patience.min_idle_ms)
         walk = Walk(self._context.link, self._context.settings, self._context.page_size)
         in_flight: set[asyncio.Task[None]] = set()
         try:
             async for rows in walk.pages(ranges_from(self._resume.cursor, end), state.stops_at, state.persist):
-                entries = abandoned(rows, min_idle_ms)
+                page = patience.sort(rows, mixed)
                 self._looked_at += len(rows)
-                self._found += len(entries)
-                if entries:
-                    await self._dispatch(entries, batches, in_flight)
+                self._found += page.found
+                self._waiting += page.waiting
+                for group in page.groups:
+                    await self._dispatch(group, batches, in_flight)
             await _all_of(in_flight)
         except BaseException:
             state.leave(walk.position)
@@ -118,15 +122,13 @@ class Sweep:
         finally:
             await _cancel(in_flight)
 
-    async def _dispatch(
-        self, entries: list[PendingEntry], batches: Batches, in_flight: set[asyncio.Task[None]]
-    ) -> None:
+    async def _dispatch(self, group: Group, batches: Batches, in_flight: set[asyncio.Task[None]]) -> None:
         """Give a page's entries to as many workers as batches may be in flight; wait for room, not for the end.
 
         Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared, in whole
         batches where the settler wants them.
         """
-        settler = await batches.settler()
+        entries, settler = group.entries, await batches.settler_for(group.is_capped)
         whole = getattr(settler, "keeps_whole_batches", False)
         workers = 1 if len(entries) >= self._context.page_size and not whole else settler.concurrency
         size = -(-len(entries) // workers)
@@ -135,7 +137,7 @@ class Sweep:
         for at in range(0, len(entries), size):
             while len(in_flight) >= settler.concurrency:
                 await _one_of(in_flight)
-            in_flight.add(asyncio.create_task(batches.settle_all(entries[at : at + size])))
+            in_flight.add(asyncio.create_task(batches.settle_all(entries[at : at + size], group.is_capped)))
 
     # --- report -----------------------------------------------------------------------------------------------------------
 
@@ -157,6 +159,7 @@ class Sweep:
             consumers_removed=self._removed,
             error=None if state.error is None else str(state.error),
             rate_limited=batches is not None and batches.rate_limited,
+            waiting=self._waiting,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from monitor.pending import FIRST, order_of
 from shared.errors import JanitorError
 from shared.redis_client import RedisLink
-from shared.retry import Deadline, persist
+from shared.retry import Contact, Deadline, persist
 
 Result = TypeVar("Result")
 
@@ -23,6 +23,7 @@ class SweepState:
 
     def __init__(self, link: RedisLink, budget_s: float) -> None:
         self._link = link
+        self._contact = Contact(link)
         self._soft_end = Deadline.after(budget_s - min(LAST_SHARE_S, budget_s / 5))
         self._hard_end = Deadline.after(budget_s)
         self._ended = asyncio.Event()
@@ -44,7 +45,7 @@ class SweepState:
 
     async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
-        return await persist(attempt, self._soft_end, self._link.reconnect)
+        return await persist(attempt, self._soft_end, self._link.reconnect, self._contact)
 
     @property
     def is_ending(self) -> bool:

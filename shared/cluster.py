@@ -31,6 +31,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from shared.advice import note_that_others_answer
+from shared.bulk import Replies, ReplyTooLarge
 from shared.errors import RedisRefused
 from shared.redis_client import Argument, Command, Reply, ServerLink, tokens_for
 from shared.settings import RedisSettings
@@ -116,6 +118,7 @@ class ClusterLink:
         self._settings = settings
         self._most_connections = most_connections
         self._timeout_s = timeout_s
+        self.answers = 0
         self._tokens = None if settings.entra is None else tokens_for(settings.entra, timeout_s)
         self._seeds: tuple[Address, ...] = ((settings.host, settings.port), *settings.other_hosts)
         self._servers: dict[Address, ServerLink] = {}
@@ -141,10 +144,10 @@ class ClusterLink:
             raise reply
         return reply
 
-    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+    async def pipelined(self, commands: Iterable[Command]) -> Replies:
         return await self._sent(list(commands), 0)
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         await self.topology()
         return await self._sent(list(commands), int(self._has_replicas) if replicas is None else replicas)
 
@@ -212,6 +215,7 @@ class ClusterLink:
                 failure = error
             else:
                 self._silent.discard(address)
+                self.answers += 1
                 if rows:
                     return _topology_of(rows, address)
                 failure = ClusterDownError("CLUSTERDOWN this server knows no other and serves no slot")
@@ -240,14 +244,15 @@ class ClusterLink:
         return self._servers[address]
 
     def _note(self, address: Address, error: RedisError) -> None:
-        if isinstance(error, OUT_OF_REACH):
+        # A reply that was too large shows that its server is within reach.
+        if isinstance(error, OUT_OF_REACH) and not isinstance(error, ReplyTooLarge):
             self._silent.add(address)
             self._is_stale = True
 
     # --- sending ----------------------------------------------------------------------------------------------------------
 
-    async def _sent(self, commands: Sequence[Command], replicas: int) -> list[Reply]:
-        replies: list[Reply] = [None] * len(commands)
+    async def _sent(self, commands: Sequence[Command], replicas: int) -> Replies:
+        replies = Replies([None] * len(commands))
         routes = await self._routes(commands)
         for _ in range(1 + MOST_REDIRECTS):
             groups: dict[_Route, list[int]] = defaultdict(list)
@@ -261,6 +266,7 @@ class ClusterLink:
             for (route, places), answer in zip(groups.items(), answers, strict=True):
                 if isinstance(answer, BaseException):
                     raise answer
+                replies.received_bytes += getattr(answer, "received_bytes", 0)
                 for at, reply in zip(places, answer, strict=True):
                     replies[at] = reply
                     if isinstance(reply, AskError):
@@ -288,13 +294,16 @@ class ClusterLink:
     async def _sent_to(self, route: _Route, commands: Sequence[Command], replicas: int) -> list[Reply]:
         if route.is_asking:
             commands = [part for command in commands for part in (("ASKING",), command)]
+        replies: list[Reply]
         try:
             replies = await self._server(route.address).written(commands, replicas)
         except OUT_OF_REACH as error:
             self._note(route.address, error)
+            note_that_others_answer(error)
             replies = [error] * len(commands)
         else:
             self._silent.discard(route.address)
+            self.answers += 1
         if not route.is_asking:
             return replies
         # Where ASKING itself was refused, the command behind it was only sent back.

@@ -20,13 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from redis.asyncio.connection import Connection
 from redis.auth.token import TokenInterface
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
+from shared.connection import PlainConnection, TlsConnection
 from shared.errors import RedisRefused, RedisUnavailable
-from shared.redis_client import TlsConnection
 from shared.settings import EntraSettings
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def _is_about_login(error: ResponseError) -> bool:
     return "nknown command" in str(error) or "wrong number of arguments" in str(error)
 
 
-class RenewingConnection(_Renewing, Connection):
+class RenewingConnection(_Renewing, PlainConnection):
     """Over TCP, which settings allow on this machine only."""
 
 

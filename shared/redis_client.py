@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from redis import exceptions as redis_errors
 from redis.asyncio import Redis
-from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from shared.advice import Circumstances, note
+from shared.bulk import MOST_REPLY_BYTES, ConnectionLost, Replies, ReplyLate, packed
+from shared.connection import PlainConnection, ServerFacts, TlsConnection
 from shared.settings import EntraSettings, RedisSettings
 
 if TYPE_CHECKING:
+    from shared.connection import BulkConnection
     from shared.entra import TokenSource
 
 if sys.version_info >= (3, 11):
@@ -51,6 +54,8 @@ class RedisLink(Protocol):
 
     is_cluster: bool
     """Whether commands go to several servers, one of which may be in trouble while the others are well."""
+    answers: int
+    """How many batches were answered so far, whatever with."""
 
     async def call(self, *command: Argument) -> Reply:
         """One command's reply.
@@ -60,17 +65,18 @@ class RedisLink(Protocol):
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: it may have run or not.
         """
 
-    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+    async def pipelined(self, commands: Iterable[Command]) -> Replies:
         """Send all commands in one write a server; each reply, or the error it was, in its place. No MULTI.
 
         A command without a key goes where the first one with a key goes. In a cluster, a server that is out of reach is
         the reply of its own commands.
 
         Raises:
-            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not.
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have run or not; of these
+            ``ConnectionLost`` (``ReplyTooLarge`` among them) and ``ReplyLate`` say how many bytes of replies had come.
         """
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         """Like ``pipelined``; a write that fewer than ``replicas`` replicas of its server confirmed is a ``TooFewReplicas``.
 
         ``replicas`` None: 1 in a cluster that has replicas, else 0. WAIT counts what was written on its own connection
@@ -102,12 +108,24 @@ class ServerLink:
     is_cluster = False
 
     def __init__(
-        self, settings: RedisSettings, most_connections: int, timeout_s: float, tokens: TokenSource | None = None
+        self,
+        settings: RedisSettings,
+        most_connections: int,
+        timeout_s: float,
+        tokens: TokenSource | None = None,
+        most_reply_bytes: int = MOST_REPLY_BYTES,
     ) -> None:
-        """``timeout_s`` bounds each round trip, connecting included, in seconds; ``tokens``: those of other links too."""
+        """``timeout_s`` bounds each round trip, connecting included, in seconds; ``tokens``: those of other links too;
+        ``most_reply_bytes``: a batch whose replies are larger is a ``ReplyTooLarge``."""
+        self._settings = settings
         self._timeout_s = timeout_s
+        self.answers = 0
         self._was_confirmed = True
         self._turns: dict[int, asyncio.Semaphore] = {}
+        # In a cluster a replica may be asked for the others, and redirects every command with a key.
+        self.facts = ServerFacts(refuses_replicas=not settings.cluster)
+        self._idle: list[BulkConnection] = []
+        """Those at the end are connected and were used last. All of them are in the pool's care, as connections in use."""
         self._client = Redis(
             host=settings.host,
             port=settings.port,
@@ -127,8 +145,11 @@ class ServerLink:
             **_tls(settings),
         )
         self._client.response_callbacks.clear()
+        ours: dict[str, Any] = {"facts": self.facts, "most_reply_bytes": most_reply_bytes}
         if settings.tls:
-            self._connect_by(connection_class=TlsConnection, tls_name=settings.tls_name or settings.host)
+            self._connect_by(connection_class=TlsConnection, tls_name=settings.tls_name or settings.host, **ours)
+        else:
+            self._connect_by(connection_class=PlainConnection, **ours)
         if settings.entra is not None:
             from shared.entra import connection_options
 
@@ -139,34 +160,84 @@ class ServerLink:
         pool.connection_class = connection_class
         pool.connection_kwargs.update(options)
 
+    @property
+    def address(self) -> str:
+        return f"{self._settings.host}:{self._settings.port}"
+
     async def call(self, *command: Argument) -> Reply:
+        (reply,) = await self._exchanged(*packed((command,)))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def pipelined(self, commands: Iterable[Command]) -> Replies:
+        message, count = packed(commands)
+        return await self._exchanged(message, count) if count else Replies()
+
+    async def _exchanged(self, message: bytes, count: int) -> Replies:
+        connection: BulkConnection | None = None
         try:
             async with within(self._timeout_s):
-                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+                connection = self._take()
+                if not connection.is_ready:
+                    await self._make_ready(connection)
+                replies = await connection.exchange(message, count)
         except asyncio.TimeoutError:
-            raise redis_errors.TimeoutError("no reply in time") from None
+            late = ReplyLate("no reply in time")
+            raise self._located(late, connection) from None
+        except RedisError as error:
+            raise self._located(error, connection)  # noqa: B904
+        finally:
+            if connection is not None:
+                self._put_back(connection)
+        self.answers += 1
+        return replies
 
-    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        try:
-            async with within(self._timeout_s):
-                return await pipeline.execute(raise_on_error=False)
-        except asyncio.TimeoutError:
-            raise redis_errors.TimeoutError("no reply in time") from None
+    def _take(self) -> BulkConnection:
+        """A connection of nobody else's, connected if there is such a one.
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> list[Reply]:
+        Raises:
+            redis.exceptions.MaxConnectionsError: ``most_connections`` are in use.
+        """
+        if self._idle:
+            return self._idle.pop()
+        connection: BulkConnection = self._client.connection_pool.get_available_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _put_back(self, connection: BulkConnection) -> None:
+        self._idle.insert(len(self._idle) if connection.is_connected else 0, connection)
+
+    async def _make_ready(self, connection: BulkConnection) -> None:
+        if connection.is_connected:  # the server closed it while it lay idle, or sent what nobody asked for
+            await connection.drop()
+        if self.facts.answered:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return
+        from shared.reach import connect_first
+
+        settings = self._settings
+        await connect_first(connection.connect, settings.host, settings.port, settings.tls, self._timeout_s)
+
+    def _located(self, error: RedisError, connection: BulkConnection | None) -> RedisError:
+        """``error`` with what is known here: which server, how far it got, what is odd about the login."""
+        if isinstance(error, (ConnectionLost, ReplyLate)) and connection is not None:
+            error.received_bytes = connection.received_bytes
+        password = self._settings.password or ""
+        note(error, Circumstances(self.address, password.endswith(("\n", "\r"))))
+        return error
+
+    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         if not replicas:
             return await self.pipelined(commands)
         wait_ms = WAIT_TIMEOUT_MS if self._was_confirmed else WAIT_AGAIN_MS
-        *replies, confirmed = await self.pipelined([*commands, ("WAIT", replicas, wait_ms)])
+        replies = await self.pipelined([*commands, ("WAIT", replicas, wait_ms)])
+        confirmed = replies.pop()
         if isinstance(confirmed, Exception):
             raise confirmed
         self._was_confirmed = confirmed >= replicas
-        if self._was_confirmed:
-            return replies
-        return [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+        if not self._was_confirmed:
+            replies[:] = [reply if isinstance(reply, Exception) else TooFewReplicas() for reply in replies]
+        return replies
 
     def turn_at(self, key: Argument, at_once: int) -> AbstractAsyncContextManager[object]:
         return self._turns.setdefault(at_once, asyncio.Semaphore(at_once))
@@ -195,17 +266,6 @@ def open_link(settings: RedisSettings, most_connections: int, timeout_s: float) 
     from shared.cluster import ClusterLink  # only then: a cold start pays for imports
 
     return ClusterLink(settings, most_connections, timeout_s)
-
-
-class TlsConnection(SSLConnection):
-    """Verifies the certificate against ``tls_name``: a cluster may name its servers by addresses that are in none."""
-
-    def __init__(self, *, tls_name: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._tls_name = tls_name
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        return {**super()._connection_arguments(), "server_hostname": self._tls_name}
 
 
 def _tls(settings: RedisSettings) -> dict[str, Any]:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
+import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
+from shared.advice import advice_for, missing_right, noted, place_of
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+__all__ = ["Contact", "Deadline", "Fault", "code_of", "explained", "fault_of", "missing_right", "persist"]
+
 Result = TypeVar("Result")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+UNANSWERED_S = 1.5
+"""How long a mistake in the settings is tried again where no reply ever came: the tick is billed by time."""
 
 
 class Fault(Enum):
@@ -40,6 +48,8 @@ FAULTS: dict[str, Fault] = {
     "CLUSTERDOWN": Fault.AGAIN,
     "MASTERDOWN": Fault.AGAIN,
     "UNBLOCKED": Fault.AGAIN,
+    "MAXCLIENTS": Fault.AGAIN,
+    "PROTOCOL": Fault.AGAIN,  # the connection was dropped; another one may be well
     "NOSCRIPT": Fault.AGAIN,  # flushed again between its loading and its run; nothing ran
     # a primary that was demoted answers READONLY on connections that still lead to it
     "READONLY": Fault.RECONNECT,
@@ -55,6 +65,9 @@ FAULTS: dict[str, Fault] = {
     "MOVED": Fault.GIVE_UP,
     "ASK": Fault.GIVE_UP,
     "TLS": Fault.GIVE_UP,
+    "TLSMISMATCH": Fault.GIVE_UP,
+    "DENIED": Fault.GIVE_UP,
+    "TOOLARGE": Fault.GIVE_UP,
     "NOCOMMAND": Fault.GIVE_UP,
     # what a single entry can bring about
     "WRONGTYPE": Fault.ENTRY,
@@ -64,7 +77,8 @@ where not (see ``is_entrys_own``)."""
 
 
 def code_of(error: BaseException) -> str:
-    """The first word of Redis's error reply, such as ``OOM``; ``CONNECTION``, ``TIMEOUT`` or ``TLS`` where none came.
+    """The first word of Redis's error reply, such as ``OOM``; ``CONNECTION``, ``TIMEOUT`` or ``TLS`` where none came,
+    ``PROTOCOL`` or ``TOOLARGE`` where what came was no reply or too much.
 
     redis-py takes the word off the errors it has a class for and keeps it as ``status_code``.
     """
@@ -73,27 +87,58 @@ def code_of(error: BaseException) -> str:
         return str(status)
     if isinstance(error, redis_errors.AuthenticationError):
         return "NOAUTH"
+    if isinstance(error, redis_errors.ConnectionError) and "max number of clients reached" in str(error):
+        return "MAXCLIENTS"
     if isinstance(error, redis_errors.ConnectionError):
         return "TLS" if _is_tls(error) else "CONNECTION"
     if isinstance(error, redis_errors.TimeoutError):
         return "TIMEOUT"
     if "ACL failure in script" in str(error):
         return "NOPERM"  # what a script calls is checked against the caller's rights, with words of its own
-    if "unknown command" in str(error) or "nknown Redis command" in str(error):
+    if any(words in str(error) for words in ("unknown command", "nknown Redis command", "unsupported command")):
         return "NOCOMMAND"  # renamed or disabled on this server: no entry can be at fault
     word = str(error).split(" ", 1)[0].lstrip("-")
     return word if word.isascii() and word.isupper() and word.isalpha() else "ERR"
 
 
 def _is_tls(error: BaseException) -> bool:
-    import ssl
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _chain(error)) or (
+        "CERTIFICATE_VERIFY_FAILED" in str(error)
+    )
 
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return True
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """The system's own error that a connection error was made of; None: there is none, or it says nothing."""
+    for one in _chain(error):
+        if isinstance(one, (ConnectionRefusedError, socket.gaierror, ssl.SSLError)):
+            return one
+        if isinstance(one, OSError) and set(re.findall(r"\[Errno (\d+)\]", str(one))) == {str(errno.ECONNREFUSED)}:
+            return ConnectionRefusedError()  # several addresses, and all of them refused
+    return None
+
+
+def is_mistake_in_settings(error: BaseException) -> bool:
+    """Whether ``error``, met before any reply came, tells of an address that is wrong rather than of a server in trouble."""
+    circumstances, cause = noted(error), cause_of(error)
+    if circumstances is not None and circumstances.others_answer:
+        return False
+    if isinstance(cause, socket.gaierror):
+        return cause.errno != socket.EAI_AGAIN  # a name server in trouble
+    return cause is not None or code_of(error) in ("PROTOCOL", "READONLY")
+
+
+def is_silent_about_tls(error: BaseException) -> bool:
+    """Whether ``error``, met at connecting, may come from TLS on one side only."""
+    if getattr(error, "status_code", None) not in (None, "PROTOCOL") or _is_tls(error):
+        return False
+    return not isinstance(cause_of(error), (ConnectionRefusedError, socket.gaierror))
 
 
 def fault_of(error: BaseException) -> Fault:
@@ -135,18 +180,50 @@ class Deadline:
         return self.left_s() <= 0
 
 
+class Answering(Protocol):
+    """What counts the batches that were answered."""
+
+    answers: int
+
+
+class Contact:
+    """Whether any reply came since a sweep began. Once it did, a refused connection is a server that restarts or fails over:
+    what is handled has to be acknowledged, so it is waited for."""
+
+    def __init__(self, link: Answering) -> None:
+        self._link = link
+        self._answers = link.answers
+        self._began_s = time.monotonic()
+
+    def is_pointless(self, error: BaseException, wait_s: float) -> bool:
+        """Whether ``error`` tells of a wrong address, and that was tried for long enough by the end of ``wait_s``."""
+        if self._link.answers > self._answers or not is_mistake_in_settings(error):
+            return False
+        return time.monotonic() + wait_s > self._began_s + UNANSWERED_S
+
+
 async def persist(
-    attempt: Callable[[], Awaitable[Result]], deadline: Deadline, reconnect: Callable[[], Awaitable[None]]
+    attempt: Callable[[], Awaitable[Result]],
+    deadline: Deadline,
+    reconnect: Callable[[], Awaitable[None]],
+    contact: Contact | None = None,
 ) -> Result:
     """Repeat ``attempt`` while its error says that it may work in a moment, until ``deadline``; then let the error through.
 
-    Only for what is safe to repeat. Full jitter, so that several janitors do not come back in step.
+    Only for what is safe to repeat. Full jitter, so that several janitors do not come back in step. ``contact``: without any
+    reply, an address that is wrong is tried for ``UNANSWERED_S`` only; None: as if there had been one.
     """
 
     async def before_next(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+        error = _error_of(state)
         if error is not None and fault_of(error) is Fault.RECONNECT:
             await reconnect()
+
+    def ends(state: RetryCallState) -> bool:
+        error = _error_of(state)
+        if contact is not None and error is not None and contact.is_pointless(error, state.upcoming_sleep):
+            return True
+        return deadline.left_s() <= state.upcoming_sleep
 
     try:
         return await attempt()  # the usual case, thousands of times a sweep, pays for nothing below
@@ -167,42 +244,23 @@ async def persist(
     return await AsyncRetrying(
         retry=retry_if_exception(is_worth_repeating),
         wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
-        stop=lambda state: deadline.left_s() <= state.upcoming_sleep,
+        stop=ends,
         before_sleep=before_next,
         reraise=True,
     )(once)
 
 
-_WHAT_TO_DO = {
-    "OOM": "Redis is out of memory: raise maxmemory or free some",
-    "MISCONF": "Redis refuses writes since it cannot save to disk (MISCONF): see its log",
-    "NOREPLICAS": "Redis refuses writes since too few replicas are in touch (NOREPLICAS)",
-    "READONLY": "REDIS_HOST leads to a read-only replica (READONLY): name the primary",
-    "NOAUTH": "Redis wants a login: set REDIS_PASSWORD (and REDIS_USERNAME if it is an ACL user)",
-    "WRONGPASS": "Redis refused the login: check REDIS_USERNAME and REDIS_PASSWORD",
-    "CONNECTION": "no connection to Redis: check REDIS_HOST, REDIS_TLS and the firewall",
-    "TIMEOUT": "Redis does not answer in time: check REDIS_HOST, REDIS_TLS and the load on the server",
-    "TLS": "the server's certificate was refused: check the name in REDIS_HOST; for a private CA set REDIS_TLS_CA_FILE",
-    "LOADING": "Redis is still loading its data (LOADING)",
-    "BUSY": "Redis is busy running a script (BUSY): SCRIPT KILL ends one that has not written",
-    "CLUSTERDOWN": "the cluster is down, as some slots have no primary (CLUSTERDOWN): see CLUSTER NODES",
-    "MOVED": "this is a Redis Cluster, whose keys lie on several servers: set REDIS_CLUSTER=true",
-}
-_RIGHT_IN_TEXT = re.compile(r"run the '([a-z|._-]{1,40})' command", re.IGNORECASE)
-_OUT_OF_REACH = ("CONNECTION", "TIMEOUT", "LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN")
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+_OUT_OF_REACH = (
+    "CONNECTION", "TIMEOUT", "PROTOCOL", "TLSMISMATCH", "MAXCLIENTS", "LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN",
+)  # fmt: skip
 
 
 def explained(error: BaseException, doing: str) -> JanitorError:
     """``error`` as one of ours: what it was met at, its code, and what to do; nothing of its own text, which may quote data."""
     code = code_of(error)
     kind = RedisUnavailable if code in _OUT_OF_REACH else RedisRefused
-    advice = _WHAT_TO_DO.get(code)
-    if code == "NOPERM":
-        advice = f"the Redis user lacks {missing_right(error)} (NOPERM): see the ACL lines in the README"
-    return kind(f"{advice or f'Redis answered {code}'} (while at {doing})")
-
-
-def missing_right(error: BaseException) -> str:
-    """The command that NOPERM names, as an ACL rule; its text for keys and channels names them, so that stays out."""
-    command = _RIGHT_IN_TEXT.search(str(error))
-    return f"the right +{command[1].lower()}" if command else "the right to a key that is needed"
+    return kind(f"{advice_for(code, error, cause_of(error))} ({place_of(error)}while at {doing})")

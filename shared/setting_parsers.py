@@ -74,6 +74,29 @@ def milliseconds(text: str) -> int:
     return max(int(seconds(text) * 1000), 1)
 
 
+def off_or(parse: Callable[[str], float], off: float = 0) -> Callable[[str], float]:
+    """The value ``off`` for ``off``."""
+
+    def parse_unless_off(text: str) -> float:
+        try:
+            return off if text.lower() == "off" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
+
+    return parse_unless_off
+
+
+def number(least: int, most: int) -> Callable[[str], float]:
+    """A number, perhaps with a decimal point."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or not least <= float(text) <= most:
+            raise ValueError(f"expected a number from {least} to {most}")
+        return float(text)
+
+    return parse
+
+
 def flag(text: str) -> bool:
     """true, 1, yes, on; or false, 0, no, off; in any case of letters."""
     if text.lower() not in _YES + _NO:

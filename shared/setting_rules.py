@@ -140,6 +140,12 @@ def timeout_ms_of(values: Values) -> int:
     return timeout_ms if values.is_written("HANDLER_TIMEOUT_SEC") else int(500 * budget_of(values))
 
 
+def backoff_ends_above_the_minimum(values: Values) -> Problems:
+    least_ms = values["MIN_IDLE_TIME_SEC"] or 0
+    if values["RETRY_BACKOFF"] > 1 and values["RETRY_BACKOFF_MAX_SEC"] < least_ms:
+        yield "RETRY_BACKOFF_MAX_SEC", "must be at least MIN_IDLE_TIME_SEC, from which RETRY_BACKOFF grows"
+
+
 Rule = Callable[["Values"], Problems]
 RULES: Final[tuple[Rule, ...]] = (
     what_is_not_supported,
@@ -160,5 +166,6 @@ STREAM_RULES: Final[tuple[Rule, ...]] = (
     handle_has_a_handler,
     handle_has_a_lease,
     handler_fits_the_budget,
+    backoff_ends_above_the_minimum,
 )
 """For each stream, with its own values."""

@@ -294,6 +294,40 @@ class StreamSettings:
             "which of its columns is filled from which field: `column=field, column=field`", item_key="sql_columns",
         )
     )  # fmt: skip
+    max_deliveries: int = field(
+        default=0,
+        metadata=env.get(
+            "MAX_DELIVERIES", "off", parse.off_or(parse.whole(0, 10**6)),
+            "an entry that was delivered so often is dead-lettered before anything else is done with it; `off`: never. Not set: "
+            "10 for ACTION `requeue` and `handle`", unit="deliveries", item_key="max_deliveries",
+        )
+    )  # fmt: skip
+    """0: any number."""
+    retry_backoff: float = field(
+        default=1.0,
+        metadata=env.get(
+            "RETRY_BACKOFF", "off", parse.off_or(parse.number(1, 100), 1.0),
+            "by how much the idle time that an entry needs grows with each delivery; `off` (or 1): it does not. Not set: 2 for "
+            "ACTION=handle", item_key="retry_backoff",
+        )
+    )  # fmt: skip
+    """1: every entry is due after the minimum idle time."""
+    retry_backoff_max_ms: int = field(
+        default=3_600_000,
+        metadata=env.get(
+            "RETRY_BACKOFF_MAX_SEC", "3600", parse.whole(1, 10**9, 1000),
+            "the longest idle time that RETRY_BACKOFF asks for; at least MIN_IDLE_TIME_SEC", unit="s",
+            item_key="retry_backoff_max_sec",
+        )
+    )  # fmt: skip
+    dead_letter_brake: bool = field(
+        default=True,
+        metadata=env.get(
+            "DEAD_LETTER_BRAKE", "on", parse.flag,
+            "when over half of the last 100 abandoned entries would be dead-lettered for a certain fault, they stay pending and "
+            "the sweep fails, as a setting is probably wrong; `off`: for those who mean it", item_key="dead_letter_brake",
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

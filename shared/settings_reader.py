@@ -165,6 +165,10 @@ def _stream(reading: Reading) -> StreamSettings:
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
     read["handler_timeout_ms"] = timeout_ms_of(reading)
+    if read["action"] in ("requeue", "handle") and not reading.is_written("MAX_DELIVERIES"):
+        read["max_deliveries"] = 10
+    if read["action"] == "handle" and not reading.is_written("RETRY_BACKOFF"):
+        read["retry_backoff"] = 2.0
     # A field that makes the key belongs to the data.
     read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
     return StreamSettings(**read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -19,6 +20,7 @@ from monitor.outcomes import Outcome
 from monitor.report import SweepReport
 from shared.redis_client import Argument, Command, Reply, ServerLink
 from shared.settings import RedisSettings, Settings
+from tests.fronts import Judging, Threaded, without_hello
 
 DAY_MS = 24 * 3600 * 1000
 _numbers = itertools.count(1)
@@ -34,10 +36,31 @@ def _no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@contextlib.contextmanager
+def running(server: RedisServer) -> Iterator[RedisServer]:
+    """With JANITOR_TEST_RESP2=1 its settings lead to a front that refuses HELLO, as a server or proxy of RESP2 only does."""
+    with server:
+        if os.environ.get("JANITOR_TEST_RESP2") != "1":
+            yield server
+            return
+        with Threaded(Judging(server.port, without_hello)) as front:
+            server.__class__ = _Resp2Server
+            server.front_environment = front.environment  # type: ignore[attr-defined]
+            yield server
+
+
+class _Resp2Server(RedisServer):
+    front_environment: dict[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.front_environment
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
+    with running(RedisServer()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -241,8 +264,8 @@ async def sweep() -> AsyncIterator[Sweeper]:
 @pytest.fixture
 def own_server() -> Iterator[RedisServer]:
     """A server without search for one test alone, which may spoil it: full memory, read-only, other users."""
-    with RedisServer(search=False) as running:
-        yield running
+    with running(RedisServer(search=False)) as server:
+        yield server
 
 
 @pytest.fixture

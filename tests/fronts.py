@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from types import TracebackType
+from typing import Any
 
 CHUNK_BYTES = 65_536
 
@@ -172,6 +174,37 @@ class Judging(Passage):
             waiting = _begun_refusal(told)
             writer.write(told[: len(told) - len(waiting)])
             await writer.drain()
+
+
+def without_hello(command: Command) -> str | None:
+    """A judge: a server or proxy that knows RESP2 only."""
+    if command[0].upper() == b"HELLO":
+        return "ERR unknown command 'HELLO', with args beginning with: " + " ".join(
+            f"'{word.decode()}'" for word in command[1:]
+        )
+    return None
+
+
+class Threaded:
+    """A front in a thread of its own, for fixtures that outlive a test's event loop."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Front:
+        self._thread.start()
+        return self._run(self._front.__aenter__())
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._front.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, waiting: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(waiting, self._loop).result(30)
 
 
 REFUSAL = re.compile(rb"\$16\r\nrefused-(\d{8})\r\n")

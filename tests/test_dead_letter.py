@@ -247,7 +247,7 @@ async def test_the_dead_letter_stream_is_never_trimmed(scene: Scene, sweep: Swee
     for _ in range(300):
         scene.add("text", "no id")
     scene.abandon()
-    janitor = sweep.janitor(scene.settings())
+    janitor = sweep.janitor(scene.settings(DEAD_LETTER_BRAKE="off"))
     seen = wire(janitor)
     await janitor.tick()
     assert len(scene.dead_letters()) == 300

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from demo.redis import RedisServer
 from monitor.janitor import Janitor
 from shared import entra
 from shared.errors import RedisRefused, RedisUnavailable, SettingsError
-from shared.redis_client import ServerLink
+from shared.redis_client import Command, Reply, ServerLink
 from shared.settings import EntraSettings, RedisSettings, Settings
 from tests.conftest import Scene, Sweeper, raw_client
 from tests.fronts import Passage
@@ -262,7 +262,7 @@ async def test_the_next_token_is_asked_for_once_seven_tenths_of_a_life_are_over(
         assert issuer.requests == requests
 
 
-async def hammered(link: ServerLink, renew: Callable[[], Any], seconds: float) -> list[str]:
+async def hammered(link: ServerLink | RedisPysOwn, renew: Callable[[], Any], seconds: float) -> list[str]:
     """What went wrong while six tasks used the link and tokens changed all the time: wrong replies and errors."""
     wrong: list[str] = []
     deadline = time.monotonic() + seconds
@@ -321,16 +321,31 @@ class Streaming(StreamingCredentialProvider):
         return True
 
 
+class RedisPysOwn:
+    """A link that leaves everything to redis-py."""
+
+    def __init__(self, port: int, provider: Streaming) -> None:
+        self._client = redis.asyncio.Redis(
+            port=port, protocol=3, credential_provider=provider, socket_timeout=None, max_connections=16
+        )
+
+    async def pipelined(self, commands: Iterable[Command]) -> list[Reply]:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_control_redis_pys_own_renewal_mixes_up_replies_on_busy_connections(own_server: RedisServer) -> None:
     """The reason why it is not used. Should this fail: redis-py has mended it, and may be used again."""
     admin, provider = raw_client(own_server), Streaming()
     admin.execute_command("ACL", "SETUSER", "identity", "on", ">word", *RIGHTS)
     admin.close()
-    link = ServerLink(RedisSettings("127.0.0.1", own_server.port, None, None, False, None), 16, 5.0)
-    link._client = redis.asyncio.Redis(
-        port=own_server.port, protocol=3, credential_provider=provider, socket_timeout=None, max_connections=16
-    )
+    link = RedisPysOwn(own_server.port, provider)
     now_ms = time.time() * 1000
     token = SimpleToken("word", now_ms + LIFE_S, now_ms, {"oid": "identity"})
 

@@ -8,7 +8,8 @@ import pytest
 from redis import exceptions as redis_errors
 
 from demo.redis import RedisServer
-from monitor.actions.gather import CAME_AND_WENT, GatherSettle
+from monitor.actions.gather import GatherSettle
+from monitor.fetch import CAME_AND_WENT
 from monitor.gone import Gone
 from monitor.outcomes import Outcome
 from shared.redis_client import Command, RedisLink, ServerLink
@@ -30,7 +31,7 @@ async def test_each_entry_is_told_apart(scene: Scene, gone: Gone) -> None:
     scene.raw.execute_command("XDEL", scene.stream, deleted, acknowledged, taken)
     scene.raw.execute_command("XACK", scene.stream, scene.group, acknowledged)
     scene.age([there], idle_ms=60_000)
-    assert await gone.take_off([deleted, acknowledged, there]) == [b"gone", b"lost", b"there"]
+    assert await gone.take_off([deleted, acknowledged, there], 10_000) == [b"gone", b"lost", b"there"]
     assert [row[0] for row in scene.pending_rows()] == [taken, there]
 
 
@@ -38,7 +39,7 @@ async def test_what_someone_else_took_is_left_to_them(scene: Scene, link: RedisL
     scene.add_tweets(1)
     (entry_id,) = scene.abandon(idle_ms=0)
     scene.raw.execute_command("XDEL", scene.stream, entry_id)
-    assert await Gone(link, scene.settings().streams[0]).take_off([entry_id]) == [b"lost"]
+    assert await Gone(link, scene.settings().streams[0]).take_off([entry_id], 10_000) == [b"lost"]
     assert scene.pending() == 1
 
 
@@ -62,7 +63,7 @@ async def test_a_stream_renamed_away_and_back_loses_no_entry(scene: Scene, link:
     scene.add_tweets(20)
     ids = scene.abandon()
     gather = GatherSettle(link, scene.settings().streams[0], 4)
-    gather._gone._may_run = by_script
+    gather._fetch._gone._may_run = by_script
     seen = Wire(link)
     renames(scene, seen, ["XPENDING", "EVALSHA", "XCLAIM"])
     batch = await gather.settle(candidates(scene)[:4])

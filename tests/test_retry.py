@@ -219,7 +219,10 @@ def test_an_error_is_explained_without_quoting_it(error: Exception, kind: type[J
     assert not re.search("canary", str(said), re.IGNORECASE)
 
 
-NOT_INSIDE_A_SCRIPT = {"CONNECTION", "TIMEOUT", "TLS", "NOAUTH", "WRONGPASS", "NOSCRIPT", "UNBLOCKED", "NOGROUP"}
+NOT_INSIDE_A_SCRIPT = {
+    "CONNECTION", "TIMEOUT", "TLS", "TLSMISMATCH", "PROTOCOL", "TOOLARGE", "MAXCLIENTS", "DENIED",
+    "NOAUTH", "WRONGPASS", "NOSCRIPT", "UNBLOCKED", "NOGROUP",
+}  # fmt: skip
 """What an HSET that a script calls cannot answer."""
 
 

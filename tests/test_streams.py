@@ -69,6 +69,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     values = {
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
         "action": "store",
+        "max_deliveries": 7, "retry_backoff": 1.5, "retry_backoff_max_sec": 60, "dead_letter_brake": False,
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
         "recovered_channel": "news", "index_create": "never",
@@ -91,6 +92,8 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     )
     assert (stream.handler_url, stream.handler_secret) == ("https://h/", "secret")
     assert (stream.sql_table, stream.sql_columns) == ("t", "a=b")
+    assert (stream.max_deliveries, stream.retry_backoff, stream.retry_backoff_max_ms) == (7, 1.5, 60_000)
+    assert stream.dead_letter_brake is False
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

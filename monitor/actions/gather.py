@@ -12,23 +12,17 @@ from collections.abc import Sequence
 
 from monitor.batch import Batch, Refused
 from monitor.entry_key import EntryKey
-from monitor.entry_reader import EntryReader, TooLargeToCarry
-from monitor.gone import GONE, THERE, Gone
+from monitor.fetch import Fetch
 from monitor.hashes import Store, Storing
 from monitor.outcomes import BY_WIRE, WRONG_TYPE, Outcome
 from monitor.pending import PendingEntry
-from monitor.portion import Portion
-from monitor.rate import rate_key
-from monitor.scripts import claim_script
 from monitor.trace_fields import TRACEPARENT, TRACESTATE, split_from_trace
 from shared.redis_client import RedisLink, Reply, TooFewReplicas
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
-SMALLEST, LARGEST = 4, 128
-TOO_LARGE = "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit); a script could settle it"
-CAME_AND_WENT = "was not in the stream, and then was again, while it was being read"
+LARGEST = 128
 
 
 class GatherSettle:
@@ -44,109 +38,49 @@ class GatherSettle:
         self._settings = settings
         self._key = EntryKey(settings)
         self._hashes = Store(link, settings)
-        self._claim_script = claim_script()
-        # More than a second's entries would be read for nothing.
-        self._portion = Portion(SMALLEST, min(LARGEST, settings.rate_limit or LARGEST))
-        self._reader = EntryReader(link, settings.stream, self._portion)
-        self._gone = Gone(link, settings)
+        self._fetch = Fetch(link, settings, LARGEST, telemetry)
         self._telemetry = telemetry
 
     @property
     def batch_size(self) -> int:
-        return self._portion.size
+        return self._fetch.portion.size
 
     @batch_size.setter
     def batch_size(self, size: int) -> None:
-        self._portion.size = size
+        self._fetch.portion.size = size
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         async with self._link.turn_at(self._settings.stream, self.concurrency):
-            # A batch whose reply was lost is repeated: with one entry, not with as many as could not come.
-            return await self._settle(entries[:1] if self._portion.is_careful else entries)
-
-    async def _settle(self, entries: Sequence[PendingEntry]) -> Batch:
-        batch = Batch(len(entries))
-        ids = [entry[0] for entry in entries]
-        try:
-            held = await self._reader.read(ids)
-        except TooLargeToCarry:
-            batch.named.append((Outcome.FAILED, TOO_LARGE, ids[0]))
-            return batch
-        missing: list[bytes] = []
-        if None in held:
-            missing = [entry_id for entry_id, fields in zip(ids, held, strict=True) if fields is None]
-        if len(missing) < len(ids):
-            await self._claim_and_store(entries, held, batch)
-        if missing:
-            # Last: an error before this leaves them on the list, for the next attempt to count.
-            await self._take_off_the_list(missing, ids[: batch.taken], batch)
+            entries = self._fetch.portion_of(entries)
+            batch = Batch(len(entries))
+            fetched = await self._fetch.fetch(entries, batch)
+            await self._store(fetched.ours, batch)
+            await self._fetch.take_off(fetched.missing, entries, batch)
         return batch
 
-    async def _take_off_the_list(self, missing: Sequence[bytes], taken: Sequence[bytes], batch: Batch) -> None:
-        missing = [
-            entry_id for entry_id in missing if entry_id in taken
-        ]  # the rate limit may have ended the batch before
-        if not missing:
-            return
-        for entry_id, word in zip(missing, await self._gone.take_off(missing), strict=True):
-            if word == GONE:
-                batch.deleted.append(entry_id)
-            elif word == THERE:
-                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
-            else:
-                batch.lost += 1
-
-    async def _claim_and_store(
-        self, entries: Sequence[PendingEntry], held: Sequence[list[bytes] | None], batch: Batch
-    ) -> None:
-        ids = [entry[0] for entry, fields in zip(entries, held, strict=True) if fields is not None]
-        tried, claimed = await self._claim(ids, batch)
-        batch.lost += tried - len(claimed)
-        if tried < len(ids):
-            batch.taken = [entry[0] for entry in entries].index(ids[tried])
+    async def _store(self, ours: Sequence[tuple[PendingEntry, list[bytes]]], batch: Batch) -> None:
+        """Write the hashes, then acknowledge what was written."""
         to_store: list[Storing] = []
         stored_by: list[PendingEntry] = []
-        for entry, fields in zip(entries, held, strict=True):
-            if fields is not None and entry[0] in claimed:
+        for entry, fields in ours:
+            if TRACEPARENT in fields or TRACESTATE in fields:
                 fields = self._without_trace(fields, batch)
-                key, fault = self._key.of(fields)
-                if key is None:
-                    batch.refused.append(Refused(entry, str(fault)))
-                else:
-                    to_store.append(Storing(key, entry[0], fields))
-                    stored_by.append(entry)
-        if to_store:
-            replies = await self._hashes.write(to_store)
-            await self._acknowledge(self._stored(stored_by, replies, batch), batch)
-            if self._settings.recovered_channel is not None:
-                stored = set(batch.stored)
-                batch.recovered = [storing.key for storing in to_store if storing.entry_id in stored]
-
-    async def _claim(self, ids: list[bytes], batch: Batch) -> tuple[int, set[bytes]]:
-        """How many of ``ids`` were tried, all unless the rate limit grants no more, and which of these are ours now."""
-        settings = self._settings
-        with self._telemetry.claim(len(ids)):
-            if settings.rate_limit:
-                keys = (settings.stream, rate_key(settings))
-                head = self._claim_script.named(
-                    group=settings.group,
-                    consumer=settings.consumer,
-                    min_idle_ms=settings.min_idle_ms,
-                    rate_limit=settings.rate_limit,
-                )
-                tried, wait_ms, lost = await self._claim_script.run(self._link, keys, (*head, *ids))
-                batch.wait_s = wait_ms / 1000
-                return tried, set(ids[:tried]).difference(lost)
-            # JUSTID: the fields are here already, and the delivery count stays as it is.
-            claimed = await self._link.call(
-                "XCLAIM", settings.stream, settings.group, settings.consumer, settings.min_idle_ms, *ids, "JUSTID"
-            )
-        return len(ids), set(claimed)
+            key, fault = self._key.of(fields)
+            if key is None:
+                batch.refused.append(Refused(entry, str(fault)))
+            else:
+                to_store.append(Storing(key, entry[0], fields))
+                stored_by.append(entry)
+        if not to_store:
+            return
+        replies = await self._hashes.write(to_store)
+        await self._acknowledge(self._stored(stored_by, replies, batch), batch)
+        if self._settings.recovered_channel is not None:
+            stored = set(batch.stored)
+            batch.recovered = [storing.key for storing in to_store if storing.entry_id in stored]
 
     def _without_trace(self, fields: list[bytes], batch: Batch) -> list[bytes]:
         """The fields that the hash gets: without those of the producer's trace, which the batch notes."""
-        if TRACEPARENT not in fields and TRACESTATE not in fields:
-            return fields
         rest, trace = split_from_trace(fields)
         if trace is not None and len(batch.traces) < self._telemetry.most_links:
             batch.traces.append(trace)

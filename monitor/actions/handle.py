@@ -16,6 +16,7 @@ from monitor.handling.find import HandlerSpec
 from monitor.handling.opened import OpenHandler
 from monitor.handling.runner import Runner
 from monitor.handling.settler import HandleSettler
+from monitor.patience import Patience
 from monitor.pending import PendingEntry
 from monitor.sweep_state import SweepState
 from shared.errors import HandlerUnusable, RedisRefused
@@ -29,9 +30,12 @@ class HandleAction:
     """Opens the handler, once for the process, and calls it."""
 
     uses_index = False
+    mixes_thresholds = True
+    """A call may have entries of any delivery count: each is claimed by its own threshold."""
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
         self._context, self._resume = context, resume
+        self._patience = Patience.of(context.settings)
         self._settler: Settler | None = None
         self._opening = asyncio.Lock()
 
@@ -57,7 +61,7 @@ class HandleAction:
             raise HandlerUnusable(f"the handler is unavailable: {unavailable.reason}") from None
 
     def _threshold_ms(self, deliveries: int) -> int:
-        return self._context.settings.min_idle_ms
+        return self._patience.threshold_ms(deliveries)
 
     def fall_back(self, refusal: ScriptNotAllowed) -> None:
         raise RedisRefused(f"ACTION=handle needs scripts, and the server does not let one run here: {refusal}")

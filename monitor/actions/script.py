@@ -40,10 +40,12 @@ class ScriptSettle:
             # Ids of more than a second's entries would travel for nothing.
             self.LARGEST = min(self.LARGEST, settings.rate_limit)
             self.batch_size = min(self.batch_size, settings.rate_limit)
-        self._arguments: dict[str, Argument | bool] = {
+        self.arguments: dict[str, Argument | bool] = {
             "group": settings.group,
             "consumer": settings.consumer,
             "min_idle_ms": settings.min_idle_ms,
+            "backoff": settings.retry_backoff,
+            "backoff_max_ms": settings.retry_backoff_max_ms,
             "hash_prefix": settings.hash_prefix,
             "on_conflict": settings.on_conflict,
             "run_ms": self.RUN_MS,
@@ -56,7 +58,7 @@ class ScriptSettle:
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         joined_ids = b" ".join([entry.entry_id for entry in entries])
-        arguments = self._script.named(joined_ids=joined_ids, **self._arguments)
+        arguments = self._script.named(joined_ids=joined_ids, **self.arguments)
         try:
             async with self._link.turn_at(self._keys[0], self.concurrency):
                 with self._telemetry.settle(len(entries)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
 from monitor.actions.store import settle_mode
@@ -30,6 +30,7 @@ from shared.retry import code_of, explained
 from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
+NO_HELLO: Final = "a server of RESP2 (no HELLO, so version and role are not told)"
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
 
@@ -89,7 +90,7 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     """Whether Redis lets us in."""
     began_s = time.monotonic()
     try:
-        hello = await link.call("HELLO")
+        hello = await _hello(link)
     except (RedisError, OSError) as error:
         await _trouble(findings, redis, error)
         return False
@@ -98,7 +99,9 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
         return False
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
-    server = f"Redis {told.get('version', 'of unknown version')}, {told.get('mode', '')}, {told.get('role', '')}"
+    server = (
+        f"Redis {told['version']}, {told.get('mode', '')}, {told.get('role', '')}" if "version" in told else NO_HELLO
+    )
     who = f"the cluster of {redis.host}:{redis.port}" if link.is_cluster else f"{redis.host}:{redis.port}"
     findings.ok("connection", f"{who} answers, logged in after {took_ms:.1f} ms: {server}")
     if told.get("role") == "replica":
@@ -111,6 +114,17 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     else:
         findings.ok("login", f"user {redis.username or 'default'}{'' if redis.password else ', without a password'}")
     return True
+
+
+async def _hello(link: RedisLink) -> Reply:
+    """What the server says of itself; nothing where it has no HELLO, as a proxy may have none."""
+    try:
+        return await link.call("HELLO")
+    except ResponseError as error:
+        if code_of(error) == "NOCOMMAND":
+            await link.call("PING")
+            return []
+        raise
 
 
 async def _cluster(findings: Findings, link: RedisLink) -> None:
@@ -166,7 +180,7 @@ async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -
     elif code == "TLS":
         findings.ok("connection", f"{redis.host}:{redis.port} answers")
         findings.problem("TLS", str(ours))
-    elif code == "NOPERM":  # of HELLO: we are in
+    elif code in ("NOPERM", "READONLY"):  # of HELLO: we are in; and it says whether this is a replica
         findings.problem("login", str(ours))
     elif not redis.tls and await speaks_tls(redis.host, redis.port):
         findings.problem("connection", f"{redis.host}:{redis.port} does not speak without TLS", UNREACHABLE)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from monitor.decide import abandoned, is_abandoned, last_id_worth_reading
+from monitor.decide import is_abandoned, last_id_worth_reading
 from monitor.entry_key import EntryKey
 from monitor.outcomes import WRONG_TYPE, Outcome, fault_explained
+from monitor.patience import Patience
 from monitor.pending import LAST, PendingEntry, Summary, milliseconds_of, order_of
 from monitor.redrive import page_size_after
 from monitor.walk import Walk, ranges_from
@@ -35,6 +37,9 @@ class Forecast:
     hash_key: bytes | None = None
 
 
+LEFT_ALONE: Final = Forecast(None)
+
+
 @dataclass(frozen=True, slots=True)
 class KeyState:
     """What there is at the entry's hash key; None where the user may not look."""
@@ -43,9 +48,22 @@ class KeyState:
     stored_id: bytes | None = None
 
 
+def capped(row: PendingEntry, settings: StreamSettings) -> Forecast | None:
+    """The forecast for a row that was delivered too often, whatever the action; None for the others."""
+    fault = Patience.of(settings).cap_of(row.deliveries)
+    return None if fault is None else _invalid(fault, settings)
+
+
 def left_alone(row: PendingEntry, now_ms: int, end: bytes, settings: StreamSettings) -> Forecast | None:
     """The forecast for a row that no sweep would take up now; None for the others."""
     wanted_s, idle_s = settings.min_idle_ms / 1000, row.idle_ms / 1000
+    patience = Patience.of(settings)
+    if is_abandoned(row.idle_ms, settings.min_idle_ms) and not patience.is_due(row.idle_ms, row.deliveries):
+        due_s = patience.threshold_ms(row.deliveries) / 1000
+        return Forecast(
+            None, f"waiting: after {row.deliveries} deliveries it is due when idle for {due_s:g} s (RETRY_BACKOFF), and is "
+            f"for {idle_s:.1f} s",
+        )  # fmt: skip
     if not is_abandoned(row.idle_ms, settings.min_idle_ms):
         if row.deliveries > 1:
             return Forecast(None, f"taken: delivery {row.deliveries} was {idle_s:.1f} s ago, under {wanted_s:g} s")
@@ -121,12 +139,17 @@ async def dry_run(
 ) -> AsyncIterator[tuple[int, list[tuple[bytes, Forecast]]]]:
     """Walk the pending entries list as a sweep does: how many rows were looked at, and the forecasts of the abandoned ones."""
     end = last_id_worth_reading(summary, now_ms, settings.min_idle_ms)
-    size = SMALLEST_GROUP
+    size, patience = SMALLEST_GROUP, Patience.of(settings)
     if not summary.total:
         return
     async for rows in Walk(link, settings, page_size).pages(ranges_from(None, end)):
-        ids = [entry.entry_id for entry in abandoned(rows, settings.min_idle_ms)]
-        yield len(rows) - len(ids), []  # too young
+        page = patience.sort(rows)
+        yield len(rows) - page.found, []  # too young, or waiting
+        for entry in (entry for group in page.groups if group.is_capped for entry in group.entries):
+            yield 1, [(entry.entry_id, capped(entry, settings) or LEFT_ALONE)]
+        ids = sorted(
+            (entry.entry_id for group in page.groups if not group.is_capped for entry in group.entries), key=order_of
+        )
         while ids:
             group, ids = ids[:size], ids[size:]
             fields = await read_fields(link, settings.stream, group)

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from monitor.cli.call import Call, command
-from monitor.cli.dry_run import Forecast, forecasts, left_alone, read_fields
+from monitor.cli.dry_run import Forecast, capped, forecasts, left_alone, read_fields
 from monitor.cli.escape import encoded, encoded_pairs, shortened, shown
 from monitor.cli.exits import FAILED, FINE, UsageProblem
 from monitor.cli.look import last_delivered_id, summary_and_time
@@ -88,7 +88,7 @@ async def _forecast(
 ) -> Forecast:
     end = last_id_worth_reading(summary, now_ms, settings.min_idle_ms)
     alone = left_alone(row, now_ms, end, settings)
-    return alone or (await forecasts(link, settings, [row.entry_id], [fields]))[0]
+    return alone or capped(row, settings) or (await forecasts(link, settings, [row.entry_id], [fields]))[0]
 
 
 async def _attempts(link: RedisLink, settings: StreamSettings, entry_id: bytes) -> int:

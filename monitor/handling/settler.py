@@ -262,7 +262,7 @@ class HandleSettler:
     async def _take_off(self, missing: Sequence[bytes], batch: Batch) -> None:
         """An error is only noted: others of the batch are claimed by now, and have to be called with."""
         try:
-            words = await self._gone.take_off(missing)
+            words = await self._gone.take_off(missing, self._settings.min_idle_ms)
         except RedisError as error:
             batch.named += [(Outcome.FAILED, f"refused by the server ({code_of(error)})", one) for one in missing]
             return

@@ -1,0 +1,97 @@
+"""Entries carried here: read, then claimed, so that they are ours while something is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from monitor.batch import Batch
+from monitor.claims import Claims
+from monitor.entry_reader import EntryReader, TooLargeToCarry
+from monitor.gone import GONE, THERE, Gone
+from monitor.outcomes import Outcome
+from monitor.patience import Patience
+from monitor.pending import PendingEntry
+from monitor.portion import Portion
+from shared.redis_client import RedisLink
+from shared.settings import StreamSettings
+from shared.telemetry import SILENT_GROUP, GroupTelemetry
+
+SMALLEST: Final = 4
+TOO_LARGE: Final = (
+    "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit); a script may settle it"
+)
+CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
+
+
+class Fetched(NamedTuple):
+    """What was carried here of a batch."""
+
+    ours: list[tuple[PendingEntry, list[bytes]]]
+    """Entries that were claimed, with their names and values in turn."""
+    missing: list[bytes]
+    """Ids that the stream did not have when it was read."""
+
+
+class Fetch:
+    """Reads and claims entries of one stream's group; ``portion.size`` says how many at a time."""
+
+    def __init__(
+        self, link: RedisLink, settings: StreamSettings, most: int, telemetry: GroupTelemetry = SILENT_GROUP
+    ) -> None:
+        """``most`` entries at a time, and no more than a second's under a rate limit: others would be read for nothing."""
+        self.portion = Portion(SMALLEST, min(most, settings.rate_limit or most))
+        self._patience = Patience.of(settings)
+        self._reader = EntryReader(link, settings.stream, self.portion)
+        self._claims = Claims(link, settings, telemetry)
+        self._gone = Gone(link, settings)
+
+    def portion_of(self, entries: Sequence[PendingEntry]) -> Sequence[PendingEntry]:
+        """A batch whose reply was lost is repeated with one entry, not with as many as could not come."""
+        return entries[:1] if self.portion.is_careful else entries
+
+    async def fetch(self, entries: Sequence[PendingEntry], batch: Batch) -> Fetched:
+        """Read and claim ``entries``, which share a threshold; ``batch`` notes those that are not ours.
+
+        Raises:
+            redis.exceptions.RedisError: any of them may be claimed, and none is acknowledged.
+        """
+        ids = [entry[0] for entry in entries]
+        try:
+            held = await self._reader.read(ids)
+        except TooLargeToCarry:
+            batch.named.append((Outcome.FAILED, TOO_LARGE, ids[0]))
+            return Fetched([], [])
+        pairs = list(zip(entries, held, strict=True))
+        missing: list[bytes] = []
+        if None in held:
+            missing = [entry[0] for entry, fields in pairs if fields is None]
+            pairs = [pair for pair in pairs if pair[1] is not None]
+        if not pairs:
+            return Fetched([], missing)
+        present = [entry[0] for entry, _ in pairs] if missing else ids
+        claimed = await self._claims.claim(present, self._threshold_ms(entries))
+        batch.wait_s = claimed.wait_s
+        batch.lost += claimed.tried - len(claimed.ids)
+        if claimed.tried < len(present):
+            batch.taken = ids.index(present[claimed.tried])
+            missing = [entry_id for entry_id in missing if entry_id in ids[: batch.taken]]
+        if len(claimed.ids) < len(pairs):
+            pairs = [pair for pair in pairs if pair[0][0] in claimed.ids]
+        return Fetched(pairs, missing)  # type: ignore[arg-type]
+
+    async def take_off(self, missing: Sequence[bytes], entries: Sequence[PendingEntry], batch: Batch) -> None:
+        """Take off the list what the stream does not have. Last: an error before leaves them for the next attempt."""
+        if not missing:
+            return
+        words = await self._gone.take_off(missing, self._threshold_ms(entries))
+        for entry_id, word in zip(missing, words, strict=True):
+            if word == GONE:
+                batch.deleted.append(entry_id)
+            elif word == THERE:
+                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
+            else:
+                batch.lost += 1
+
+    def _threshold_ms(self, entries: Sequence[PendingEntry]) -> int:
+        return self._patience.threshold_ms(entries[0].deliveries)
