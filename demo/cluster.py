@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from demo.redis import PORT_ATTEMPTS, PortTaken, RedisServer, ServerFailed, port_is_free, run_program
 
-READY_TIMEOUT_S: Final = 40.0
+READY_TIMEOUT_S: Final = 90.0
 MIGRATE_TIMEOUT_MS: Final = 5000
 KEYS_MIGRATED_AT_ONCE: Final = 100
 BUS_OFFSET: Final = 10_000
@@ -59,7 +59,7 @@ class ClusterNode:
     def call(self, *command: bytes | str | int) -> Any:
         """What this very node answers, redirects and all: bytes, as RESP3 has it."""
         if self._client is None:
-            self._client = redis.Redis(port=self.port, protocol=3, socket_timeout=10, retry=Retry(NoBackoff(), 0))
+            self._client = redis.Redis(port=self.port, protocol=3, socket_timeout=60, retry=Retry(NoBackoff(), 0))
             self._client.response_callbacks.clear()
         return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 

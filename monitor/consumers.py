@@ -1,13 +1,24 @@
-"""Dead consumers: names that have nothing pending and were not heard of for a long time are removed from the group."""
+"""Dead consumers: names that have nothing pending and were not heard of for a long time are removed from the group.
+
+XINFO CONSUMERS answers for all of them at once (of 40,000 names the server is busy for 32 to 54 ms), so a janitor asks at most
+every ``LIST_EVERY_S``. They are removed in slices of a few milliseconds, in between which the server serves others.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from monitor.scripts import reap_script
-from shared.redis_client import Argument, RedisLink, Reply
+from shared.redis_client import RedisLink, Reply
 from shared.settings import StreamSettings
+
+LIST_EVERY_S: Final = 600.0
+RUN_MS: Final = 3.0
+NAMES_AT_ONCE: Final = 128
+"""About what one run gets through."""
 
 
 class Consumer(NamedTuple):
@@ -18,15 +29,37 @@ class Consumer(NamedTuple):
     idle_ms: int
 
 
+class Reaper:
+    """Removes one group's dead consumers, sweep after sweep; remembers when they were listed, and which are left to remove."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._list_at_s: float | None = None
+        self._left: list[bytes] = []
+
+    async def reap(self, link: RedisLink, settings: StreamSettings, stops: Callable[[], bool] = lambda: False) -> int:
+        """Remove the consumers that were idle for REAP_CONSUMERS_AFTER_SEC and have nothing pending; how many there were.
+
+        The janitor's own name, and any that REAP_KEEP names, remain. What is left once ``stops`` says so, the next call
+        removes. Needs the rights XINFO CONSUMERS, XPENDING, XGROUP DELCONSUMER, EVALSHA.
+
+        Raises:
+            redis.exceptions.RedisError: some may be removed or not; repeating is safe, the script checks again.
+        """
+        if not self._left and (self._list_at_s is None or self._clock() >= self._list_at_s):
+            self._left = [one.name for one in dead(settings, await listed(link, settings))]
+            self._list_at_s = self._clock() + LIST_EVERY_S
+        removed = 0
+        while self._left and not stops():
+            taken, names = await _remove_slice(link, settings, self._left[:NAMES_AT_ONCE])
+            del self._left[:taken]
+            removed += len(names)
+        return removed
+
+
 async def reap(link: RedisLink, settings: StreamSettings) -> int:
-    """Remove the consumers that are idle for REAP_CONSUMERS_AFTER_SEC and have nothing pending; how many there were.
-
-    The janitor's own name, and any that REAP_KEEP names, stay. Needs the rights XINFO CONSUMERS, XGROUP DELCONSUMER, EVALSHA.
-
-    Raises:
-        redis.exceptions.RedisError: some may be removed or not; repeating is safe, the script checks again.
-    """
-    return len(await remove(link, settings, dead(settings, await listed(link, settings))))
+    """List and remove them now, however many there are; see ``Reaper.reap``."""
+    return await Reaper().reap(link, settings)
 
 
 async def listed(link: RedisLink, settings: StreamSettings) -> list[Consumer]:
@@ -34,13 +67,22 @@ async def listed(link: RedisLink, settings: StreamSettings) -> list[Consumer]:
     return consumers_of(await link.call("XINFO", "CONSUMERS", settings.stream, settings.group))
 
 
-async def remove(link: RedisLink, settings: StreamSettings, consumers: list[Consumer]) -> list[bytes]:
-    """Remove those of ``consumers`` that still have nothing pending and are still idle; their names."""
-    if not consumers:
-        return []
-    arguments: tuple[Argument, ...] = (settings.group, settings.reap_after_ms, *(one.name for one in consumers))
-    removed: list[bytes] = await reap_script().run(link, (settings.stream,), arguments)
+async def remove(link: RedisLink, settings: StreamSettings, consumers: Sequence[Consumer]) -> list[bytes]:
+    """Remove those of ``consumers`` that still have nothing pending; their names."""
+    left, removed = [one.name for one in consumers], []
+    while left:
+        taken, names = await _remove_slice(link, settings, left[:NAMES_AT_ONCE])
+        left = left[taken:]
+        removed += names
     return removed
+
+
+async def _remove_slice(link: RedisLink, settings: StreamSettings, names: Sequence[bytes]) -> tuple[int, list[bytes]]:
+    """One run of the script: through how many of the names it got, and which it removed."""
+    script = reap_script()
+    arguments = script.named(group=settings.group, run_ms=RUN_MS)
+    taken, removed = await script.run(link, (settings.stream,), (*arguments, *names))
+    return taken, removed
 
 
 def dead(settings: StreamSettings, consumers: list[Consumer]) -> list[Consumer]:

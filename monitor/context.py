@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from monitor.batch import Settler
 from monitor.brake import Brake
+from monitor.consumers import Reaper
 from monitor.sweep_state import SweepState
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
@@ -46,3 +47,5 @@ class ResumeState:
     """How entries are settled here, once the server was asked."""
     handler_is_away: bool = False
     """The last sweep's handler was unavailable: try one call before any other."""
+    reaper: Reaper = field(default_factory=Reaper)
+    """When the group's consumers were listed, and which are still to be removed."""

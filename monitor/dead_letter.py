@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from redis import exceptions as redis_errors
+
 from monitor.batch import Refused
+from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
 from monitor.outcomes import Outcome, fault_explained, is_certain
 from monitor.pending import PendingEntry
+from monitor.portion import Portion
 from monitor.report import Tally
 from shared.own_keys import attempts_key
-from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, raise_first
+from shared.redis_client import Argument, Command, RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 
@@ -25,6 +29,7 @@ PROVENANCE: Final = ("stream", "group", "entry_id", "reason", "deliveries", "las
 """The names of the leading pairs, in their order. ``dead_at_ms`` is by the server's clock."""
 
 _ENTRY_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
+LOST_REPLY: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 GROUP_SIZE: Final = 8
 """Entries in hand at a time; each may be large."""
 ATTEMPTS_KEPT_SEC: Final = 7 * 24 * 3600
@@ -83,6 +88,7 @@ class DeadLetters:
         self._settings = settings
         self._target = settings.dead_letter_stream
         self._attempts_key = attempts_key(str(self._target))
+        self._reader = EntryReader(link, settings.stream, Portion(2, GROUP_SIZE))
         self.tally = Tally()
         """What became of the entries that ``take`` was given."""
         self.refusal: Exception | None = None
@@ -100,8 +106,21 @@ class DeadLetters:
                 due.append(item)
             else:
                 self.tally.name(Outcome.FAILED, fault_explained(item.fault), item.entry.entry_id)
-        for first in range(0, len(due), GROUP_SIZE):
-            await self._move(due[first : first + GROUP_SIZE])
+        while due:
+            group = due[: self._reader.portion.size]
+            seconds, microseconds = await self._link.call("TIME")
+            try:
+                entries = await self._reader.read([item.entry.entry_id for item in group])
+            except TooLargeToCarry:
+                reason = f"{fault_explained(due[0].fault)}, and {TOO_LARGE}"
+                self.tally.name(Outcome.FAILED, reason, due[0].entry.entry_id)
+            except LOST_REPLY:
+                if len(group) == 1:
+                    raise
+                continue  # by one entry at a time; nothing was written
+            else:
+                await self._move(group, entries, int(seconds) * 1000 + int(microseconds) // 1000)
+            due = due[len(group) :]
 
     async def _is_due(self, item: Refused) -> bool:
         """At once for a fault that is certain; for an unknown error after MAX_ATTEMPTS of ours that ended in one."""
@@ -117,15 +136,10 @@ class DeadLetters:
         raise_first(replies)
         return int(replies[0])
 
-    async def _move(self, items: Sequence[Refused]) -> None:
-        stream = self._settings.stream
-        commands: list[Command] = [("TIME",)]
-        commands += [("XRANGE", stream, item.entry.entry_id, item.entry.entry_id) for item in items]
-        (seconds, microseconds), *entries = await self._read(commands)
-        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        present = [(item, entry[0][1]) for item, entry in zip(items, entries, strict=True) if entry]
-        for item, entry in zip(items, entries, strict=True):
-            if not entry:
+    async def _move(self, items: Sequence[Refused], entries: Sequence[list[bytes] | None], now_ms: int) -> None:
+        present = [(item, fields) for item, fields in zip(items, entries, strict=True) if fields is not None]
+        for item, fields in zip(items, entries, strict=True):
+            if fields is None:
                 self.tally.name(
                     Outcome.FAILED,
                     "gone from the stream before it could be dead-lettered",
@@ -134,11 +148,6 @@ class DeadLetters:
         if present:
             arrived = await self._add([(item, fields, now_ms) for item, fields in present])
             await self._acknowledge(arrived)
-
-    async def _read(self, commands: Sequence[Command]) -> list[Reply]:
-        replies = await self._link.pipelined(commands)
-        raise_first(replies)
-        return replies
 
     async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]]) -> list[Refused]:
         """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""

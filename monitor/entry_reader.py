@@ -10,8 +10,12 @@ from typing import Final
 from redis import exceptions as redis_errors
 
 from monitor.portion import Portion
+from shared.bulk import ReplyTooLarge
 from shared.redis_client import RedisLink, raise_first
 
+TOO_LARGE: Final = (
+    "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit); a script may settle it"
+)
 MOST_LOSSES: Final = 2
 """How often the reply for one entry alone may be lost, on a server that answers otherwise, until it is named."""
 
@@ -45,10 +49,12 @@ class EntryReader:
     async def _read_or_lose(self, ids: Sequence[bytes]) -> list[list[bytes] | None]:
         try:
             held = await self._read(ids)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError):
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
             self.portion.was_lost()
-            if len(ids) == 1 and await self._cannot_come(ids[0]):
+            if len(ids) == 1 and (isinstance(error, ReplyTooLarge) or await self._cannot_come(ids[0])):
                 raise TooLargeToCarry from None
+            if isinstance(error, ReplyTooLarge):  # for all of them together; not for one alone
+                raise redis_errors.ConnectionError("too many entries at a time") from None
             raise
         self._losses.pop(ids[0], None)
         present = held if None not in held else [fields for fields in held if fields is not None]

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from monitor.batch import Batch
 from monitor.claims import Claims
-from monitor.entry_reader import EntryReader, TooLargeToCarry
+from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
 from monitor.gone import GONE, THERE, Gone
 from monitor.outcomes import Outcome
 from monitor.patience import Patience
@@ -18,9 +18,6 @@ from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
 SMALLEST: Final = 4
-TOO_LARGE: Final = (
-    "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit); a script may settle it"
-)
 CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
 
 

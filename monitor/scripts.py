@@ -138,8 +138,8 @@ def touch_script() -> Script:
 
 
 def reap_script() -> Script:
-    """reap.lua: remove a consumer if it has nothing pending."""
-    return Script.of(_text("reap.lua"))
+    """reap.lua: remove consumers if they have nothing pending, a slice of them; any Redis from 6.0."""
+    return Script.declared("reap.lua")
 
 
 def probe_script() -> Script:

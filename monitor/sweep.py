@@ -13,7 +13,6 @@ from dataclasses import replace
 from redis import exceptions as redis_errors
 from redis.exceptions import RedisError
 
-from monitor import consumers
 from monitor.actions import action_for
 from monitor.batches import Batches
 from monitor.brake import Brake
@@ -98,7 +97,7 @@ class Sweep:
             await self._walk(self._batches)
             await self._batches.finish()
         if settings.reap_after_ms and not state.error:
-            self._removed = await consumers.reap(context.link, settings)
+            self._removed = await self._resume.reaper.reap(context.link, settings, lambda: state.is_ending)
 
     async def _walk(self, batches: Batches) -> None:
         """Settle what is abandoned on each page while the next one is read."""

@@ -43,14 +43,14 @@ class SweepState:
     def is_complete(self) -> bool:
         return self.error is None and self.left_at is None
 
+    @property
+    def is_ending(self) -> bool:
+        """Nothing more is to be begun."""
+        return self._has_failed or self._soft_end.is_over()
+
     async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
         return await persist(attempt, self._soft_end, self._link.reconnect, self._contact)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self._has_failed or self._soft_end.is_over()
 
     async def ended(self) -> None:
         """Wait until the sweep failed or was stopped."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from monitor.pending import FIRST, GREATEST_ID, following, preceding, read_page
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
+
+SHRINKS_BY: Final = 8
+"""How many times fewer rows are asked for after a lost reply: names of consumers may be long, and the link narrow."""
+SMALLEST_PAGE: Final = 4
 
 Rows: TypeAlias = "list[list[bytes | int]]"
 Range: TypeAlias = tuple[bytes, bytes]
@@ -42,12 +46,27 @@ class Walk:
         for first, last in ranges:
             self.position = first
             while not stops_at(self.position):
-                rows = await retry(self._reader(self.position, last))
+                read = _PageRead(self._link, self._settings, (self.position, last), self._page_size)
+                rows = await retry(read)
                 yield rows
-                if len(rows) < self._page_size or rows[-1][0] == GREATEST_ID:
+                if len(rows) < read.size or rows[-1][0] == GREATEST_ID:
                     break
                 self.position = following(rows[-1][0])  # type: ignore[arg-type]
 
-    def _reader(self, first: bytes, last: bytes) -> Read:
-        stream, group, size = self._settings.stream, self._settings.group, self._page_size
-        return lambda: read_page(self._link, stream, group, first, last, size)
+
+class _PageRead:
+    """Reads one page; where its reply is lost, the next attempt asks for fewer rows."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings, within: Range, size: int) -> None:
+        self._link = link
+        self._settings = settings
+        self._within = within
+        self.size = size
+        """Of the last attempt: fewer rows than that are the last ones."""
+        self._is_repeated = False
+
+    async def __call__(self) -> Rows:
+        if self._is_repeated:
+            self.size = max(self.size // SHRINKS_BY, min(self.size, SMALLEST_PAGE))
+        self._is_repeated = True
+        return await read_page(self._link, self._settings.stream, self._settings.group, *self._within, self.size)

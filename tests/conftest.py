@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from demo.cluster import RedisCluster
 from demo.redis import RedisServer
@@ -66,8 +68,7 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def raw(server: RedisServer) -> Iterator[redis.Redis]:
     """A client for the tests' own look at the server: bytes, raw replies."""
-    client = redis.Redis(port=server.port, protocol=3)
-    client.response_callbacks.clear()
+    client = raw_client(server)
     yield client
     client.close()
 
@@ -277,8 +278,13 @@ def own_scene(own_server: RedisServer) -> Iterator[Scene]:
 
 
 def raw_client(server: RedisServer, **arguments: Any) -> redis.Redis:
-    """Bytes and raw replies, like ``raw``; for another server or user."""
-    client = redis.Redis(port=server.port, protocol=3, **arguments)
+    """Bytes and raw replies, like ``raw``; for another server or user.
+
+    Patient, and never sends again what may have run already: redis-py's own 5 s and 10 attempts add an entry twice on a
+    busy machine. A connection that the server closed meanwhile is opened anew.
+    """
+    lost_alone = Retry(NoBackoff(), 3, supported_errors=(redis.ConnectionError,))
+    client = redis.Redis(port=server.port, protocol=3, **{"socket_timeout": 120, "retry": lost_alone, **arguments})
     client.response_callbacks.clear()
     return client
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from monitor.consumers import reap
+from monitor.consumers import LIST_EVERY_S, NAMES_AT_ONCE, Reaper, reap
 from monitor.scripts import reap_script
 from shared.redis_client import Command, RedisLink
 from shared.settings import Settings, StreamSettings
 from tests import naive
 from tests.checks import entries_of, lost
 from tests.conftest import Scene, Sweeper, Wire, wire
+from tests.patience import in_time
 
 
 def consumers(scene: Scene) -> set[str]:
@@ -123,15 +124,104 @@ async def test_a_script_that_was_flushed_is_loaded(scene: Scene, link: RedisLink
     assert await reap(link, long_enough(scene)) == 1
 
 
-def test_the_script_checks_pending_entries_and_idle_time_itself(scene: Scene) -> None:
+def test_the_script_checks_itself_that_nothing_is_pending(scene: Scene) -> None:
     scene.add_tweets(1)
     scene.deliver("busy")
     join(scene, "idle", "not-named")
-    run = ("EVAL", reap_script().text, 1, scene.stream, scene.group)
-    assert scene.raw.execute_command(*run, 60_000, "busy", "idle", "nobody") == []
-    long_enough(scene)
-    assert scene.raw.execute_command(*run, 1, "busy", "idle", "nobody") == [b"idle"]
+    run = ("EVAL", reap_script().text, 1, scene.stream, scene.group, 1000)
+    assert scene.raw.execute_command(*run, "busy", "idle", "nobody") == [3, [b"idle", b"nobody"]]
     assert consumers(scene) == {"busy", "not-named"}
+
+
+# --- many consumers ---------------------------------------------------------------------------------------------------------
+
+MANY = 2_000
+
+
+def join_many(scene: Scene, count: int = MANY) -> None:
+    scene.raw.execute_command(
+        "EVAL", "for i = 1, ARGV[2] do redis.call('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], 'pod-' .. i) end",
+        1, scene.stream, scene.group, count,
+    )  # fmt: skip
+
+
+async def test_many_consumers_are_removed_in_slices(scene: Scene, link: RedisLink) -> None:
+    join_many(scene)
+    seen = Wire(link)
+    assert await reap(link, long_enough(scene)) == MANY
+    assert consumers(scene) == set()
+    runs = seen.sent("EVALSHA")
+    assert len(runs) >= MANY / NAMES_AT_ONCE
+    assert max(len(run) for run in runs) <= NAMES_AT_ONCE + 6
+    assert len(seen.sent("XINFO")) == 1
+
+
+def test_a_run_ends_when_its_time_is_up_and_says_how_far_it_came(scene: Scene) -> None:
+    join_many(scene, 100)
+    names = [f"pod-{number}" for number in range(1, 101)]
+    run = ("EVAL", reap_script().text, 1, scene.stream, scene.group)
+    assert scene.raw.execute_command(*run, 0, *names) == [1, [b"pod-1"]]
+    assert scene.raw.execute_command(*run, 60_000, *names[1:])[0] == 99  # the control: time enough
+
+
+def test_a_run_without_a_clock_ends_by_count(scene: Scene) -> None:
+    """As on Redis 7.0, which keeps `os` from scripts."""
+    join_many(scene, 100)
+    without = reap_script().text.replace("rawget(_G, 'os')", "rawget(_G, 'no_such_library')")
+    names = [f"pod-{number}" for number in range(1, 101)]
+    taken, removed = scene.raw.execute_command("EVAL", without, 1, scene.stream, scene.group, 60_000, *names)
+    assert (taken, len(removed)) == (64, 64)
+
+
+@pytest.mark.parametrize("names", [10_000, 40_000])
+async def test_no_slice_keeps_the_server_for_long(own_scene: Scene, sweep: Sweeper, names: int) -> None:
+    """Of all the runs together the server's own slowest-command log names none over 20 ms; one run for all is in there."""
+    raw = own_scene.raw
+    join_many(own_scene, names)
+    raw.execute_command("CONFIG", "SET", "slowlog-log-slower-than", int(in_time(20_000)))
+    raw.execute_command("SLOWLOG", "RESET")
+    report = await sweep(_reaping(own_scene, SWEEP_BUDGET_SEC="19"))
+    assert report.consumers_removed == names
+    assert [row[3][0] for row in raw.execute_command("SLOWLOG", "GET", 100) if row[3][0] == b"EVALSHA"] == []
+
+
+def test_one_run_for_all_of_them_is_seen_to_keep_the_server(own_scene: Scene) -> None:
+    """Control."""
+    join_many(own_scene, 40_000)
+    own_scene.raw.execute_command("CONFIG", "SET", "slowlog-log-slower-than", 20_000)
+    own_scene.raw.execute_command("SLOWLOG", "RESET")
+    names = [f"pod-{number}" for number in range(1, 40_001)]
+    own_scene.raw.execute_command(
+        "EVAL", reap_script().text, 1, own_scene.stream, own_scene.group, 60_000, *names
+    )  # fmt: skip
+    assert b"EVAL" in [row[3][0] for row in own_scene.raw.execute_command("SLOWLOG", "GET", 100)]
+
+
+async def test_consumers_are_listed_at_most_every_ten_minutes(scene: Scene, link: RedisLink) -> None:
+    seen, now_s = Wire(link), 1000.0
+    reaper = Reaper(lambda: now_s)
+    join(scene, "pod-1")
+    assert await reaper.reap(link, long_enough(scene)) == 1
+    join(scene, "pod-2")
+    settings = long_enough(scene)
+    now_s += LIST_EVERY_S - 1
+    assert await reaper.reap(link, settings) == 0
+    assert len(seen.sent("XINFO")) == 1
+    now_s += 1
+    assert await reaper.reap(link, settings) == 1
+    assert len(seen.sent("XINFO")) == 2
+
+
+async def test_what_a_sweep_did_not_get_to_the_next_one_removes_without_listing_again(
+    scene: Scene, link: RedisLink
+) -> None:
+    join_many(scene, 300)
+    seen, reaper, looks = Wire(link), Reaper(), iter((False, True))
+    settings = long_enough(scene)
+    removed = await reaper.reap(link, settings, lambda: next(looks))
+    assert 0 < removed <= NAMES_AT_ONCE
+    assert await reaper.reap(link, settings) == 300 - removed
+    assert len(seen.sent("XINFO")) == 1
 
 
 # --- a consumer that reads while it is being removed ------------------------------------------------------------------------
@@ -186,7 +276,7 @@ async def test_check_then_delete_loses_what_the_consumer_reads_meanwhile(scene: 
 async def test_with_nobody_to_remove_no_script_runs(scene: Scene, sweep: Sweeper, after_ms: int) -> None:
     settings = scene.settings()
     janitor = sweep.janitor(replace(settings, streams=(replace(settings.streams[0], reap_after_ms=after_ms),)))
-    await janitor.tick()
     seen = wire(janitor)
+    await janitor.tick()
     await janitor.tick()
     assert (seen.sent("EVALSHA"), len(seen.sent("XINFO"))) == ([], after_ms)

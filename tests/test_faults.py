@@ -38,7 +38,7 @@ def _no_logging() -> Iterator[None]:
     logging.disable(before)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.part)
 async def test_no_promise_is_broken_by_this_fault_and_a_naive_janitor_is_caught(stage: Stage, row: Row) -> None:
     result = await play(row, stage, row.cases(QUICK), row.controls(QUICK))
@@ -47,6 +47,7 @@ async def test_no_promise_is_broken_by_this_fault_and_a_naive_janitor_is_caught(
     assert result.holds, f"{result.control}: caught {result.controls_caught} of {result.control_runs}; {result.shown}"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.part in SOUND], ids=lambda row: row.part)
 async def test_a_naive_janitor_without_its_mistakes_is_not_caught(stage: Stage, row: Row) -> None:
     """Else the controls could be caught for anything."""

@@ -65,7 +65,7 @@ def scene(thousand_large_entries: Scene, mode: str) -> Iterator[Scene]:
     ids = [f"{number}-0" for number in range(1, ENTRIES + 1)]
     client.execute_command("XCLAIM", stream, group, "crashed", 0, *ids, "IDLE", 60_000, "FORCE", "JUSTID")
     changes = {"STREAM_CONSUMER_GROUP_NAME": group, "HASH_PREFIX": f"{mode}:", "SETTLE_MODE": mode}
-    slow = {"SWEEP_BUDGET_SEC": "50", "MONITOR_SCHEDULE": "0 * * * * *"}
+    slow = {"SWEEP_BUDGET_SEC": "280", "MONITOR_SCHEDULE": "0 */5 * * * *"}
     scene = Scene(client, {**thousand_large_entries.environment, **changes, **slow}, stream, group)
     yield scene
     for key in scene.hashes():

@@ -18,7 +18,7 @@ from shared.settings import StreamSettings
 
 WIDTHS = (24, -9, -12, -14)
 HEADER = ("CONSUMER", "PENDING", "IDLE", "OLDEST PENDING")
-MOST_REMOVED_AT_ONCE = 100
+MOST_REMOVED_AT_ONCE = 1000
 
 
 @commands.group("consumers")

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 
 from monitor.batch import Batch
 from monitor.context import SweepContext
-from monitor.entry_reader import EntryReader, TooLargeToCarry
+from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
+from monitor.fetch import CAME_AND_WENT
 from monitor.gone import GONE, THERE, Gone
 from monitor.handling.attempts import Claimer, Claims
 from monitor.handling.claimed import Attempt
@@ -44,8 +45,6 @@ LAST_SECOND_S: Final = 1.0
 BATCH_BYTES: Final = 2_000_000
 """What the entries of one call may weigh, unless it is a single one."""
 FIRST_PORTION: Final = 4
-TOO_LARGE: Final = "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit)"
-CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
 NOT_BEGUN: Final = "no call was begun any more, as the sweep was ending"
 STILL_IN_HAND: Final = "a handler call of this process hangs with it"
 NO_EVALSHA: Final = "ACTION=handle needs scripts: grant the Redis user +evalsha and +script|load"

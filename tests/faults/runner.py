@@ -24,10 +24,13 @@ from tests.faults.invariants import look, undrained, violations
 from tests.faults.proxy import Plan, Proxy
 from tests.faults.worlds import World, client, new_world
 from tests.naive_janitor import naive
+from tests.patience import in_time
 
 BUDGET_SLACK_S = 1.5
-"""What a busy machine may add to a sweep's budget."""
+"""What may be added to a sweep's budget; more on a machine that is busy otherwise."""
 MOST_SHOWN = 20
+ENOUGH = {"SWEEP_BUDGET_SEC": "45", "MONITOR_SCHEDULE": "0 * * * * *"}
+"""For a clean sweep, which has to come to its end on a busy machine too."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -216,12 +219,12 @@ async def timed_sweep(plan: Plan, server_port: int, world: World, make: Make, bu
     try:
         async with Proxy(server_port, plan) as proxy:
             waiting = sweep(world, make, proxy.port, SWEEP_BUDGET_SEC=f"{budget_s:g}")
-            report = await asyncio.wait_for(waiting, budget_s + 2 * BUDGET_SLACK_S)
+            report = await asyncio.wait_for(waiting, budget_s + in_time(2 * BUDGET_SLACK_S))
             took_s = time.monotonic() - started_s
     except asyncio.TimeoutError:
         world.has_untold_sweeps = True
-        return [f"no end {2 * BUDGET_SLACK_S:g} s after the budget of {budget_s:g} s"]
-    if took_s > budget_s + BUDGET_SLACK_S:
+        return [f"no end long after the budget of {budget_s:g} s"]
+    if took_s > budget_s + in_time(BUDGET_SLACK_S):
         return [f"took {took_s:.1f} s, budget {budget_s:g} s"]
     return (
         []
@@ -234,7 +237,7 @@ async def aftermath(world: World) -> list[str]:
     """The invariants as the fault left things, and again after one clean sweep, which has to drain all that is healthy."""
     found = violations(world, look(world))
     world.age_what_the_janitor_claimed()
-    report = await sweep(world, Janitor)
+    report = await sweep(world, Janitor, **ENOUGH)
     if report.error or not report.complete:
         found.append(f"the clean sweep did not come to its end: {report}")
     return found + [text for text in undrained(world, look(world)) if text not in found]
