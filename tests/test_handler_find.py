@@ -148,3 +148,11 @@ def test_names_are_judged_without_importing_anything() -> None:
 
 def test_a_spec_prints_no_secret() -> None:
     assert "kanarie" not in repr(HandlerSpec("webhook", "", (("HANDLER_SECRET", "kanarie"),)))
+
+
+def test_what_the_shipped_handlers_need_is_installed_for_tests_as_for_users() -> None:
+    root = Path(__file__).parent.parent
+    lines = (root / "requirements-handlers.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert wanted
+    assert all(f'"{line}"' in (root / "pyproject.toml").read_text(encoding="utf-8") for line in wanted)
