@@ -53,7 +53,7 @@ async def hashes_equal_entries(client: Redis, settings: StreamSettings, expected
     """So many entries have a hash that holds exactly their fields."""
     equal = 0
     async for entries in pages(client, settings.stream):
-        keys = [hash_key(settings, fields) for _, fields in entries]
+        keys = [hash_key(settings, entry_id, fields) for entry_id, fields in entries]
         hashes = await read_hashes(client, [key for key in keys if key])
         equal += sum(hashes[key] == fields for key, (_, fields) in zip(keys, entries, strict=True) if key)
     return Check(f"{equal:,} of {expected:,} hashes hold, byte for byte, what their entries held", equal == expected)
@@ -88,10 +88,10 @@ async def documents_once_indexed(client: Redis, settings: StreamSettings, expect
         await asyncio.sleep(0.1)
 
 
-def hash_key(settings: StreamSettings, fields: Mapping[bytes, bytes]) -> bytes | None:
+def hash_key(settings: StreamSettings, entry_id: bytes, fields: Mapping[bytes, bytes]) -> bytes | None:
     """Where an entry is stored; None if it lacks an id field."""
     flat = [part for pair in fields.items() for part in pair]
-    key, _ = EntryKey(settings).of(flat)
+    key, _ = EntryKey(settings).of(flat, entry_id)
     return key
 
 

@@ -76,7 +76,7 @@ class FlakyProcessor:
     def _store(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
         """By the rule of ON_CONFLICT: where hashes are shared with the janitor, both have to follow the same one."""
         flat = [part for pair in fields.items() for part in pair]
-        key, _ = self._key.of(flat)
+        key, _ = self._key.of(flat, entry_id)
         if key is None:
             raise ValueError("an entry without its id fields: can_process has to refuse it")
         rule = self._settings.on_conflict

@@ -59,10 +59,12 @@ class PortTaken(ServerFailed):
 
 @dataclass(frozen=True, slots=True)
 class ServerFiles:
-    """The server's program and, unless search is built in or not wanted, the search module to load."""
+    """The server's program and, unless they are built in or not wanted, the modules to load."""
 
     executable: Path
     module: Path | None
+    json_module: Path | None = None
+    """RedisJSON, from beside the search module; without it STORE_AS=json cannot be tried."""
 
 
 def find_server(search: bool = True) -> ServerFiles:
@@ -78,9 +80,10 @@ def find_server(search: bool = True) -> ServerFiles:
         return ServerFiles(executable, None)
     module = _packaged_module()
     if packaged and module:
-        return ServerFiles(packaged, module)
+        return ServerFiles(packaged, module, _json_beside(module))
     for executable in _executables_on_path():
-        files = ServerFiles(executable, _module_beside(executable))
+        module = _module_beside(executable)
+        files = ServerFiles(executable, module, module and _json_beside(module))
         if _can_search(files):
             return files
     raise NoServer(DOCKER_HINT)
@@ -120,6 +123,12 @@ def _module_beside(executable: Path) -> Path | None:
     return None
 
 
+def _json_beside(module: Path) -> Path | None:
+    """The JSON module that the same package brings."""
+    beside = module.with_name("rejson.so")
+    return beside if beside.is_file() else None
+
+
 def _can_search(files: ServerFiles) -> bool:
     arguments = ("--loadmodule", str(files.module)) if files.module else ()
     try:
@@ -145,7 +154,7 @@ class RedisServer:
         executable: Path | None = None,
     ) -> None:
         files = ServerFiles(executable, None) if executable and not search else find_server(search)
-        self._files = ServerFiles(executable or files.executable, files.module)
+        self._files = ServerFiles(executable or files.executable, files.module, files.json_module)
         self._port = port
         self._arguments = tuple(arguments)
         self._given_folder = folder
@@ -255,6 +264,8 @@ class RedisServer:
         command += ["--dir", str(self.folder), "--daemonize", "no"]
         if self._files.module:
             command += ["--loadmodule", str(self._files.module)]
+        if self._files.json_module:
+            command += ["--loadmodule", str(self._files.json_module)]
         return command + list(self._arguments)
 
     def _start_on(self, port: int) -> None:

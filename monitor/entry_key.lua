@@ -1,25 +1,28 @@
 -- The identity rule, as entry_key.py has it for Python: which id an entry's hash key has behind its prefix.
--- Put before settle.lua (see scripts.py). tests/test_entry_key.py holds both to the same answers.
+-- Put before settle.lua (see scripts.py). tests/test_entry_key.py holds both to the same answers. Member paths (data$.order.id)
+-- are not read here: a stream that has one is settled by gather.
 
 local LONGEST_ID = 1024
 
 local id_field_count = 0
 local roles = {}  -- field name → its place among the id fields, or whatever else the caller looks for
 local values = {} -- what the id fields of the entry that was read last hold
+local entry_at    -- the place of @entry among the id fields, if it is one
 
 -- `names`: the id fields, joined by commas, which none of them holds.
 local function use_id_fields(names)
   for name in string.gmatch(names, '[^,]+') do
     id_field_count = id_field_count + 1
-    roles[name] = id_field_count
+    if name == '@entry' then entry_at = id_field_count else roles[name] = id_field_count end
   end
 end
 
 -- One pass over an entry's names, the last of two alike winning: notes the values of the id fields; returns whether a field
--- with the role `wanted` is there.
-local function read_names(fields, wanted)
+-- with the role `wanted` is there. `entry_id`: the stream's own id of the entry, which @entry stands for.
+local function read_names(fields, wanted, entry_id)
   local is_there = false
   for i = 1, id_field_count do values[i] = nil end
+  if entry_at then values[entry_at] = entry_id end
   for i = #fields - 1, 1, -2 do
     local role = roles[fields[i]]
     if role and role == wanted then

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from monitor.entry_key import EntryKey
 from monitor.report import Tally
+from shared.index_schema import field_types as field_types
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
 from shared.retry import code_of, missing_right
 from shared.settings import StreamSettings
@@ -24,19 +25,6 @@ if TYPE_CHECKING:
 
 OK, OFF = "ok", "off"
 KEYS_ASKED_AT_ONCE: Final = 500
-_TYPES: Final = {"TEXT", "TAG", "NUMERIC", "GEO", "VECTOR", "GEOSHAPE"}
-_OPTIONS: Final = {
-    "SORTABLE",
-    "UNF",
-    "NOSTEM",
-    "NOINDEX",
-    "CASESENSITIVE",
-    "WITHSUFFIXTRIE",
-    "INDEXEMPTY",
-    "INDEXMISSING",
-}
-
-_OPTIONS_WITH_VALUE: Final = {"WEIGHT", "PHONETIC", "SEPARATOR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +122,7 @@ class SearchIndex:
         if isinstance(reply, Exception):
             return _trouble(name, reply)
         info = _mapping(reply)
-        wrong = self._wrong_prefix(name, info) or self._wrong_schema(name, info)
+        wrong = self._wrong_kind(name, info) or self._wrong_prefix(name, info) or self._wrong_schema(name, info)
         failures, documents = int(info.get(b"hash_indexing_failures", 0)), int(info.get(b"num_docs", 0))
         last_errors = {(name, field): error for field, error in _last_errors(info).items()}
         return IndexInfo(wrong or OK, failures, (), documents, last_errors)
@@ -153,7 +141,7 @@ class SearchIndex:
 
         Never drops or alters one.
         """
-        prefix: tuple[Argument, ...] = ("ON", "HASH", "PREFIX", 1, self._settings.hash_prefix)
+        prefix: tuple[Argument, ...] = ("ON", self._settings.store_as.upper(), "PREFIX", 1, self._settings.hash_prefix)
         for name in missing or self.names:
             try:
                 await self._link.call("FT.CREATE", name, *prefix, "SCHEMA", *(self._settings.index_schema or ()))
@@ -180,7 +168,7 @@ class SearchIndex:
         raise_first(replies)
         keys = {}
         for entry_id, reply in zip(entry_ids, replies, strict=True):
-            key, _ = self._key.of(reply[0][1]) if reply else (None, None)
+            key, _ = self._key.of(reply[0][1], entry_id) if reply else (None, None)
             if key is not None:
                 keys[entry_id] = key
         return keys
@@ -195,6 +183,12 @@ class SearchIndex:
         for reply in replies:
             held.update((row[b"id"] for row in reply[b"results"]) if isinstance(reply, dict) else reply[1:])
         return held
+
+    def _wrong_kind(self, name: str, info: Mapping[bytes, Any]) -> str | None:
+        kind = _mapping(info.get(b"index_definition", {})).get(b"key_type", b"").decode("utf-8", "replace")
+        if kind.lower() in ("", self._settings.store_as):
+            return None
+        return f"{name} is an index ON {kind.upper()}, not {self._settings.store_as.upper()} as STORE_AS says"
 
     def _wrong_prefix(self, name: str, info: Mapping[bytes, Any]) -> str | None:
         definition = _mapping(info.get(b"index_definition", {}))
@@ -233,25 +227,6 @@ def _not_created(name: str, error: ResponseError) -> IndexInfo:
     if code == "NOPERM":
         reason = f"the Redis user lacks {missing_right(error)}"
     return IndexInfo(f"{name} is missing and could not be created ({reason})", missing=(name,))
-
-
-def field_types(schema: Sequence[str]) -> dict[str, str]:
-    """Field → type of the words that follow SCHEMA in FT.CREATE: ``name [AS alias] TYPE [options]``, again and again."""
-    types: dict[str, str] = {}
-    at = 0
-    while at < len(schema):
-        if schema[at].upper() in _OPTIONS_WITH_VALUE and "".join(schema[at + 1 : at + 2]).upper() not in _TYPES:
-            at += 2
-            continue
-        has_alias = schema[at + 1 : at + 2] and schema[at + 1].upper() == "AS"
-        type_at = at + 3 if has_alias else at + 1
-        kind = schema[type_at].upper() if type_at < len(schema) else ""
-        # A field may be named like a type (text TEXT) and follow an option (SORTABLE text TEXT).
-        if kind in _TYPES and schema[at].upper() not in _OPTIONS:
-            types[schema[at]] = kind
-            at = type_at
-        at += 1
-    return types
 
 
 def _mapping(reply: Reply) -> dict[bytes, Any]:

@@ -43,9 +43,9 @@ class OutcomeRow:
 
 
 OUTCOMES: Final[dict[Outcome, OutcomeRow]] = {
-    Outcome.PROCESSED: OutcomeRow(b"stored", True, "stores it as the hash {key} and acknowledges it"),
-    Outcome.KEPT: OutcomeRow(b"kept", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
-    Outcome.SUPERSEDED: OutcomeRow(b"superseded", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
+    Outcome.PROCESSED: OutcomeRow(b"stored", True, "stores it as {key} and acknowledges it"),
+    Outcome.KEPT: OutcomeRow(b"kept", True, "acknowledges it and leaves {key} as it is: {reason}"),
+    Outcome.SUPERSEDED: OutcomeRow(b"superseded", True, "acknowledges it and leaves {key} as it is: {reason}"),
     Outcome.REQUEUED: OutcomeRow(b"requeued", True, "adds it to {target} and acknowledges it"),
     Outcome.HANDLED: OutcomeRow(None, True, "calls the handler with it, and acknowledges it once that is done"),
     Outcome.RETRIED: OutcomeRow(None, False, "leaves it pending for a later sweep: {reason}"),
@@ -64,6 +64,13 @@ WITH_HASH: Final = frozenset((Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDE
 """The outcomes of an entry whose hash is there: the words of store.lua."""
 
 WRONG_TYPE: Final = "wrong_type"
+NOT_JSON_ID: Final = "not_json_id"
+BAD_ID: Final = "bad_id"
+RESERVED_FIELD: Final = "reserved_field"
+NO_PAYLOAD: Final = "no_payload"
+NOT_UTF8: Final = "not_utf8"
+NOT_JSON: Final = "not_json"
+NUMBER_CHANGED: Final = "number_changed"
 MAX_DELIVERIES: Final = "max_deliveries"
 FATAL: Final = "fatal"
 
@@ -83,11 +90,20 @@ FAULTS: Final[dict[str, FaultRow]] = {
     EMPTY_ID: FaultRow("empty id", "ID_FIELDS"),
     LONG_ID: FaultRow(f"id over {LONGEST_ID_BYTES} bytes", "ID_FIELDS"),
     WRONG_TYPE: FaultRow("hash key holds another type", "HASH_PREFIX"),
+    NOT_JSON_ID: FaultRow("field with the id is not JSON", "ID_FIELDS"),
+    BAD_ID: FaultRow("id is neither a string nor a whole number up to 2^53-1", "ID_FIELDS"),
+    RESERVED_FIELD: FaultRow("holds a field stream_entry_id, which ON_CONFLICT=newer needs for itself", "ON_CONFLICT"),
+    NO_PAYLOAD: FaultRow("no payload field", "PAYLOAD_FIELD"),
+    NOT_UTF8: FaultRow("not valid UTF-8, which JSON has to be", "STORE_AS"),
+    NOT_JSON: FaultRow("payload is not a JSON object", "PAYLOAD_FIELD"),
+    NUMBER_CHANGED: FaultRow("payload holds a number that JSON.SET would change", "STORE_AS"),
     MAX_DELIVERIES: FaultRow(
         "delivered as often as MAX_DELIVERIES allows", "MAX_DELIVERIES, and at why consumers fail"
     ),
     FATAL: FaultRow("given up by its consumer (XNACK FATAL)", "the consumers that give them up"),
 }
+CAPS: Final = frozenset((MAX_DELIVERIES, FATAL))
+"""The faults of entries that were delivered too often, whatever the action."""
 FAULTS_EXPLAINED: Final = {fault: row.text for fault, row in FAULTS.items()}
 """The certain faults in words. Any other fault is an unknown error, which needs MAX_ATTEMPTS."""
 

@@ -13,11 +13,10 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from monitor.dead_letter import DeadLetter, read_letter
-from monitor.entry_key import EntryKey
-from monitor.hashes import Store, Storing
-from monitor.outcomes import FAULTS_EXPLAINED, WRONG_TYPE, fault_explained
+from monitor.hashes import Store, fault_of_write
+from monitor.outcomes import FAULTS_EXPLAINED, fault_explained
 from monitor.pending import FIRST, LAST, following
-from monitor.trace_fields import split_from_trace
+from monitor.storing import Storing, StoringRule
 from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
 from shared.retry import code_of, explained, is_entrys_own
 from shared.settings import StreamSettings
@@ -98,14 +97,14 @@ class Redrive:
         self._link = link
         self._settings = settings
         self._to_stream = to_stream
-        self._key = EntryKey(settings)
+        self._rule = StoringRule(settings)
         self._hashes = Store(link, settings)
 
     def fault(self, letter: DeadLetter) -> str | None:
         """Why it cannot be sent on, as far as it shows without writing."""
         if self._to_stream:
             return None
-        _, fault = self._key.of(letter.fields)
+        _, fault = self._rule.of(letter.entry_id, letter.fields)
         return fault and fault_explained(fault)
 
     async def take(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
@@ -136,21 +135,20 @@ class Redrive:
 
     async def _send(self, letters: Sequence[DeadLetter]) -> list[Reply]:
         if not self._to_stream:
-            return await self._hashes.write([self._storing(letter) for letter in letters])
+            return await self._hashes.write(self._storings(letters))
         commands: list[Command] = [("XADD", self._settings.stream, "*", *letter.fields) for letter in letters]
         return await self._link.written(commands, self._settings.ack_replicas)
 
-    def _storing(self, letter: DeadLetter) -> Storing:
-        key, _ = self._key.of(letter.fields)
-        fields = letter.fields if self._settings.keep_trace_fields else split_from_trace(letter.fields)[0]
-        return Storing(key or b"", letter.entry_id, fields)
+    def _storings(self, letters: Sequence[DeadLetter]) -> list[Storing]:
+        """All of them: none of ``letters`` is at fault. The id is that of the entry that the letter was."""
+        rule = self._rule
+        return [storing for one in letters if (storing := rule.of(one.entry_id, one.fields)[0]) is not None]
 
     def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
         if isinstance(reply, TooFewReplicas):
             return Redriven(letter, "stays", "too few replicas confirmed it")
         if isinstance(reply, Exception):
-            code = code_of(reply)
-            return Redriven(letter, "stays", fault_explained(WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
+            return Redriven(letter, "stays", fault_explained(fault_of_write(reply)))
         if self._to_stream:
             return Redriven(letter, "sent")
         return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())

@@ -119,7 +119,9 @@ def store_script() -> Script:
 def settle_script() -> Script:
     """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
     run before it starts."""
-    return Script.declared("settle.lua", _shared("store.lua", "rate.lua", "entry_key.lua", "patience.lua"), "#!lua\n")
+    return Script.declared(
+        "settle.lua", _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua", "patience.lua"), "#!lua\n"
+    )
 
 
 def claim_script() -> Script:
@@ -132,6 +134,16 @@ def gone_script() -> Script:
     return Script.declared("gone.lua")
 
 
+def document_script() -> Script:
+    """document.lua: one document under its key, with its expiry; any Redis from 6.0 with RedisJSON."""
+    return Script.of(_shared("store.lua") + _text("document.lua"))
+
+
+def touch_key_script() -> Script:
+    """touch_key.lua: the same as touch.lua, for a key of any type."""
+    return Script.of(_text("touch_key.lua"))
+
+
 def touch_script() -> Script:
     """touch.lua: something for WAIT to confirm."""
     return Script.of(_text("touch.lua"))
@@ -142,9 +154,9 @@ def reap_script() -> Script:
     return Script.declared("reap.lua")
 
 
-def probe_script() -> Script:
-    """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0."""
-    return Script.of(_text("probe.lua"))
+def probe_script(writes: str = "HSET") -> Script:
+    """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0. ``writes``: the commands that store."""
+    return Script.of(_text("probe.lua").replace("WRITES = 'HSET'", f"WRITES = '{writes}'"))
 
 
 def attempt_script() -> Script:

@@ -1,5 +1,5 @@
 -- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
--- `store` comes from store.lua, `open_window` and its like from rate.lua, `identity` and its like from entry_key.lua; they and
+-- `store` comes from store.lua, `document_writer` from document.lua, `open_window` and its like from rate.lua, `identity` and its like from entry_key.lua; they and
 -- the locals that the next lines declare are put before this text (see scripts.py).
 --
 -- @key stream               the stream
@@ -16,6 +16,9 @@
 -- @arg keeps_trace_fields (flag) whether the fields that hold them are stored too
 -- @arg rate_limit (number)  entries a second; 0: any number
 -- @arg returns_keys (flag)  whether the keys of the stored hashes are returned
+-- @arg store_as             hash | json
+-- @arg payload_field        json: the field that holds the document; empty: the entry's fields are one
+-- @arg ttl_s                seconds that the key of what is stored lives from then on; 0: for good; empty: its expiry stays as it is
 -- @arg id_fields            the names of the id fields, joined by commas
 -- @arg joined_ids           the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
 --
@@ -131,18 +134,21 @@ local function split_from_trace(fields)
   return rest
 end
 
+local write_entry = store_as == 'json' and document_writer(payload_field) or store
+if ttl_s ~= '' then write_entry = with_expiry(write_entry, ttl_s) end
+
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
-  if read_names(fields, TRACE) then
+  if read_names(fields, TRACE, id) then
     local rest = split_from_trace(fields)
-    if not keeps_trace_fields then fields = rest end
+    if not keeps_trace_fields and #rest > 0 then fields = rest end -- under @entry there may be nothing else
   end
   local key_id, fault = identity()
   if fault then
     refuse(id, fault)
     return true
   end
-  local outcome = store(hash_prefix .. key_id, id, fields, on_conflict)
+  local outcome = write_entry(hash_prefix .. key_id, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
     if outcome ~= 'stored' then
       name(id, outcome)
@@ -151,6 +157,10 @@ local function settle(id, fields)
     end
     done[#done + 1] = id
     claimed = claimed + 1
+    return true
+  end
+  if outcome.fault then
+    refuse(id, outcome.fault)
     return true
   end
   local code = code_of(outcome)

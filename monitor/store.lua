@@ -3,10 +3,12 @@
 -- A consumer that shares its hashes with the janitor runs this script instead of HSET, so that both follow one rule:
 --   redis-cli --eval store.lua tweet:42 , newer 1700000000000-0 id 42 user jo text hello
 -- KEYS[1]   the hash
--- ARGV[1]   overwrite | newer | keep
+-- ARGV[1]   overwrite | newer | keep; with a TTL behind it (`newer ttl=3600`) the write sets the key's expiry, and ttl=0 removes
+--           it (see STORE_TTL_SEC); what is kept or superseded changes none
 -- ARGV[2]   the entry's id in the stream
 -- ARGV[3..] its fields and values in turn; of a field that is there twice the last value wins
--- Returns   stored | kept | superseded; an error (WRONGTYPE: the key holds no hash) leaves the key as it was.
+-- Returns   stored | kept | superseded; an error (WRONGTYPE: the key holds no hash; FAULT reserved_field: under `newer` an
+--           entry brings a field stream_entry_id of its own) leaves the key as it was.
 -- No shebang line, so it runs on Redis 6.0 too: its first write is the HSET, which a full or read-only server refuses.
 
 local ENTRY_ID_FIELD = 'stream_entry_id' -- under `newer`: which entry the hash holds
@@ -35,6 +37,9 @@ local function write(key, fields)
   end
 end
 
+-- An error with which the entry is at fault: `fault` is its word in outcomes.py.
+local function at_fault(word, text) return { err = 'FAULT ' .. word .. ': ' .. text, fault = word } end
+
 -- The fields that an older version left in the hash and this entry does not have.
 local function stale_fields(key, fields)
   local wanted, stale = { [ENTRY_ID_FIELD] = true }, {}
@@ -51,6 +56,9 @@ local function may_drop(key, stale)
 end
 
 local function store_newer(key, entry_id, fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == ENTRY_ID_FIELD then return at_fault('reserved_field', 'under newer no entry may hold ' .. fields[i]) end
+  end
   local held = redis.pcall('HGET', key, ENTRY_ID_FIELD)
   if type(held) == 'table' then return held end
   if held and is_newer(held, entry_id) then return 'superseded' end
@@ -81,7 +89,33 @@ local function store(key, entry_id, fields, on_conflict)
   return 'stored'
 end
 
+-- What `call` answers to the command that gives the key so many seconds to live; 0: it lives for good.
+local function set_expiry(call, key, ttl_s)
+  if ttl_s == '0' then return call('PERSIST', key) end
+  return call('EXPIRE', key, ttl_s)
+end
+
+-- A write that sets the key's expiry as well: `write` returns what `store` does.
+local function with_expiry(write, ttl_s)
+  local refusal = { err = "NOPERM ACL failure in script: no permissions to run the '"
+    .. (ttl_s == '0' and 'persist' or 'expire') .. "' command" }
+  return function(key, entry_id, fields, on_conflict)
+    -- Redis 7.0: without the right nothing is written, or it would outlive what was asked for.
+    if redis.acl_check_cmd and not set_expiry(redis.acl_check_cmd, key, ttl_s) then return refusal end
+    local outcome = write(key, entry_id, fields, on_conflict)
+    if outcome ~= 'stored' then return outcome end
+    local reply = set_expiry(redis.pcall, key, ttl_s)
+    if type(reply) ~= 'table' then return outcome end
+    return string.find(reply.err, "can't run this command", 1, true) and refusal or reply -- 6.2's words for a missing right
+  end
+end
+
 -- main: what is above this line is also the first part of settle.lua as the server gets it (see scripts.py)
+local rule, ttl_s = string.match(ARGV[1], '^(%l+) ttl=(%d+)$')
+rule = rule or ARGV[1]
+if rule ~= 'overwrite' and rule ~= 'newer' and rule ~= 'keep' then
+  return redis.error_reply('ERR expected overwrite, newer or keep, and perhaps ttl=SECONDS behind it')
+end
 local fields = {}
 for i = 3, #ARGV do fields[i - 2] = ARGV[i] end
-return store(KEYS[1], ARGV[2], fields, ARGV[1])
+return (ttl_s and with_expiry(store, ttl_s) or store)(KEYS[1], ARGV[2], fields, rule)

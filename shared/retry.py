@@ -95,6 +95,8 @@ def code_of(error: BaseException) -> str:
         return "TIMEOUT"
     if "ACL failure in script" in str(error):
         return "NOPERM"  # what a script calls is checked against the caller's rights, with words of its own
+    if "Existing key has wrong Redis type" in str(error):
+        return "WRONGTYPE"  # RedisJSON's words for it
     if any(words in str(error) for words in ("unknown command", "nknown Redis command", "unsupported command")):
         return "NOCOMMAND"  # renamed or disabled on this server: no entry can be at fault
     word = str(error).split(" ", 1)[0].lstrip("-")

@@ -62,6 +62,18 @@ def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
     return parse_unless_auto
 
 
+def unless_empty(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """None for no text, and for ``off``."""
+
+    def parse_unless_empty(text: str) -> int | None:
+        try:
+            return None if text.lower() in ("", "off") else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
+
+    return parse_unless_empty
+
+
 def seconds(text: str) -> float:
     """A number of seconds above 0, with decimals if wanted."""
     if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or float(text) <= 0:
@@ -175,6 +187,16 @@ def names(text: str) -> tuple[str, ...]:
     if "" in names or len(set(names)) < len(names):
         raise ValueError("expected field names separated by commas, none of them empty or twice")
     return names
+
+
+def id_fields(text: str) -> tuple[str, ...]:
+    """Names, each of a field, a member path, or ``@entry``."""
+    from shared.id_fields import path_of
+
+    found = names(text)
+    for name in found:
+        path_of(name)
+    return found
 
 
 def patterns(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from shared.hash_tags import has_hash_tag
+from shared.id_fields import fields_read, first_path
 
 if TYPE_CHECKING:
     from shared.settings_reader import Reading as Values
@@ -81,6 +82,54 @@ def budget_fits_the_interval(values: Values) -> Problems:
     is_judged = values.is_written("SWEEP_BUDGET_SEC") and values.is_good("SWEEP_BUDGET_SEC")
     if is_judged and values["SWEEP_BUDGET_SEC"] >= values["MONITOR_SCHEDULE"]:
         yield "SWEEP_BUDGET_SEC", f"must be under the schedule's interval of {values['MONITOR_SCHEDULE']:g} s"
+
+
+def script_reads_no_paths(values: Values) -> Problems:
+    path = first_path(values["ID_FIELDS"])
+    if values["SETTLE_MODE"] == "script" and path is not None:
+        yield "SETTLE_MODE", f"a script does not read JSON, and ID_FIELDS has the path {path}: say gather or auto"
+
+
+def newer_needs_its_field(values: Values) -> Problems:
+    if values["ON_CONFLICT"] == "newer" and "stream_entry_id" in fields_read(values["ID_FIELDS"]):
+        yield (
+            "ID_FIELDS",
+            "must not have stream_entry_id: under ON_CONFLICT=newer that field of a hash is the janitor's own",
+        )
+
+
+def payload_needs_json(values: Values) -> Problems:
+    if values["PAYLOAD_FIELD"] and values["STORE_AS"] != "json":
+        yield "PAYLOAD_FIELD", "is set, but STORE_AS is not json: a hash holds every field"
+
+
+def json_has_no_place_for_an_id(values: Values) -> Problems:
+    if values["STORE_AS"] == "json" and values["ON_CONFLICT"] == "newer":
+        yield (
+            "ON_CONFLICT",
+            "newer does not go with STORE_AS=json, as a document has no place for the entry's id: overwrite or keep",
+        )
+
+
+def json_is_indexed_by_paths(values: Values) -> Problems:
+    if values["STORE_AS"] != "json" or not values.is_written("INDEX_SCHEMA") or not values["INDEX_SCHEMA"]:
+        return
+    from shared.index_schema import field_types  # only then: a cold start pays for imports
+
+    types = field_types(values["INDEX_SCHEMA"])
+    names = [name for name in types if not name.startswith("$")]
+    if names:
+        yield (
+            "INDEX_SCHEMA",
+            f"with STORE_AS=json a field is a JSONPath, as in $.{names[0]} AS {names[0]} {types[names[0]]}",
+        )
+    of_strings = [name for name, kind in types.items() if kind in ("NUMERIC", "VECTOR")]
+    if of_strings and not values["PAYLOAD_FIELD"]:
+        text = "without PAYLOAD_FIELD a document holds strings, and one that is no"
+        yield (
+            "INDEX_SCHEMA",
+            f"{text} {types[of_strings[0]]} keeps it out of the index: leave {of_strings[0]} out, or set it",
+        )
 
 
 def script_waits_for_no_replicas(values: Values) -> Problems:
@@ -160,6 +209,11 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 """For the settings as a whole."""
 STREAM_RULES: Final[tuple[Rule, ...]] = (
+    script_reads_no_paths,
+    newer_needs_its_field,
+    payload_needs_json,
+    json_has_no_place_for_an_id,
+    json_is_indexed_by_paths,
     script_waits_for_no_replicas,
     rate_limit_has_a_key_in_the_slot,
     dead_letters_lie_elsewhere,

@@ -17,6 +17,11 @@ from shared.setting_rows import REQUIRED as REQUIRED
 from shared.setting_rules import NOT_SUPPORTED as _NOT_SUPPORTED  # noqa: F401
 
 DEFAULT_SCHEMA = "id TEXT user TEXT text TEXT location TEXT hashtags TAG SEPARATOR ,"
+DEFAULT_JSON_SCHEMA = (
+    "$.id AS id TEXT $.user AS user TEXT $.text AS text TEXT $.location AS location TEXT "
+    "$.hashtags AS hashtags TAG SEPARATOR ,"
+)
+"""INDEX_SCHEMA's default with STORE_AS=json."""
 TRACE_FIELDS = frozenset(("traceparent", "tracestate"))
 """The fields in which a producer leaves its trace context (W3C Trace Context), flat in the entry."""
 
@@ -137,9 +142,10 @@ class StreamSettings:
     )
     id_fields: tuple[str, ...] = field(
         metadata=env.get(
-            "ID_FIELDS", "id", parse.names,
+            "ID_FIELDS", "id", parse.id_fields,
             "the field that identifies an entry; several, separated by commas, are joined with `:`, and a `:` or `%` inside "
-            "a value is percent-escaped", item_key="id_fields",
+            "a value is percent-escaped; `@entry`: the entry's id in the stream; `data$.order.id`: a member inside a field "
+            "that holds JSON, which needs gather", item_key="id_fields",
         )
     )  # fmt: skip
     index_name: str = field(
@@ -152,7 +158,8 @@ class StreamSettings:
     index_schema: tuple[str, ...] | None = field(
         metadata=env.get(
             "INDEX_SCHEMA", DEFAULT_SCHEMA, parse.schema,
-            "what follows SCHEMA in FT.CREATE; `off`: no index is wanted", item_key="schema",
+            "what follows SCHEMA in FT.CREATE; `off`: no index is wanted; with STORE_AS=json each field is a JSONPath, "
+            "the default too (`$.id AS id TEXT …`)", item_key="schema",
         )
     )  # fmt: skip
     """None: no index is wanted."""
@@ -174,7 +181,7 @@ class StreamSettings:
         metadata=env.get(
             "ON_CONFLICT", "overwrite", parse.one_of("overwrite", "newer", "keep"),
             "what an entry does to a hash that is there: `overwrite` it, replace it if the entry is `newer`, or `keep` it; under "
-            "`newer` the hash's field `stream_entry_id` is the janitor's, and an entry's own field of that name is not kept",
+            "`newer` the hash's field `stream_entry_id` is the janitor's, and an entry that brings one of its own is at fault",
             item_key="on_conflict",
         )
     )  # fmt: skip
@@ -328,6 +335,32 @@ class StreamSettings:
             "the sweep fails, as a setting is probably wrong; `off`: for those who mean it", item_key="dead_letter_brake",
         )
     )  # fmt: skip
+    store_as: str = field(
+        default="hash",
+        metadata=env.get(
+            "STORE_AS", "hash", parse.one_of("hash", "json"),
+            "`json`: as a document (JSON.SET, which needs RedisJSON) instead of a hash; INDEX_SCHEMA is of JSONPath then",
+            item_key="store_as",
+        ),
+    )  # fmt: skip
+    payload_field: str | None = field(
+        default=None,
+        metadata=env.get(
+            "PAYLOAD_FIELD", "", parse.optional,
+            "with STORE_AS=json: the field that holds the document, which has to be a JSON object; none: the document is the "
+            "entry's fields, as strings", item_key="payload_field",
+        ),
+    )  # fmt: skip
+    """None: the document is made of the entry's fields."""
+    store_ttl_ms: int | None = field(
+        default=None,
+        metadata=env.get(
+            "STORE_TTL_SEC", "", parse.unless_empty(parse.whole(0, 10**9, 1000)),
+            "that what is stored lives from its write on, so an entry that is stored and acknowledged expires; `0`: a TTL that "
+            "the key has is removed; none, or `off`: it stays as it is", unit="s", item_key="store_ttl_sec",
+        ),
+    )  # fmt: skip
+    """None: a key's expiry stays as it is; 0: it is removed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from shared.errors import SettingsError
+from shared.id_fields import fields_read
 from shared.own_keys import collisions
+from shared.setting_parsers import schema
 from shared.setting_rows import REQUIRED, rows_of
 from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_ms_of
-from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
+from shared.settings import (
+    DEFAULT_JSON_SCHEMA,
+    ITEM_KEYS,
+    ROWS,
+    TRACE_FIELDS,
+    EntraSettings,
+    RedisSettings,
+    Settings,
+    StreamSettings,
+)
 
 MOST_PARTITIONS: Final = 128
 
@@ -169,8 +180,10 @@ def _stream(reading: Reading) -> StreamSettings:
         read["max_deliveries"] = 10
     if read["action"] == "handle" and not reading.is_written("RETRY_BACKOFF"):
         read["retry_backoff"] = 2.0
+    if read["store_as"] == "json" and not reading.is_written("INDEX_SCHEMA"):
+        read["index_schema"] = schema(DEFAULT_JSON_SCHEMA)
     # A field that makes the key belongs to the data.
-    read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(read["id_fields"])
+    read["keep_trace_fields"] |= not TRACE_FIELDS.isdisjoint(fields_read(read["id_fields"]))
     return StreamSettings(**read)
 
 

@@ -42,6 +42,12 @@ NEWER: Final = "ACL SETUSER stream_janitor ~tweet:* +hget +hkeys +hdel +evalsha 
 KEEP: Final = "ACL SETUSER stream_janitor ~tweet:* +hlen +evalsha +script|load"
 """ON_CONFLICT=keep: it asks whether a hash is there. Reading is for gather, whose script is given the hash as its key."""
 
+JSON: Final = "ACL SETUSER stream_janitor ~tweet:* +json.set"
+"""STORE_AS=json, which does without +hset. JSON.SET counts as reading its key too."""
+
+TTL: Final = "ACL SETUSER stream_janitor ~tweet:* +expire +persist +evalsha +script|load"
+"""STORE_TTL_SEC; +persist only for 0, +expire only for more. Both count as reading their key too."""
+
 REAP: Final = "ACL SETUSER stream_janitor +xinfo|consumers +xgroup|delconsumer +evalsha +script|load"
 """REAP_CONSUMERS_AFTER_SEC above 0."""
 
@@ -50,6 +56,9 @@ REPLICAS: Final = "ACL SETUSER stream_janitor +wait"
 
 CONFIRMED: Final = "ACL SETUSER stream_janitor ~tweet:* +hscan +evalsha +script|load"
 """ACK_REPLICAS above 0, or a cluster with replicas, together with ON_CONFLICT newer or keep."""
+
+CONFIRMED_JSON: Final = "ACL SETUSER stream_janitor ~tweet:* +pttl +pexpire +persist +evalsha +script|load"
+"""The same with STORE_AS=json and ON_CONFLICT=keep."""
 
 CLUSTER: Final = "ACL SETUSER stream_janitor +cluster|slots +asking +wait"
 """REDIS_CLUSTER. On every server, replicas too: users are not replicated."""
@@ -75,9 +84,12 @@ LINES: Final = (
     INDEX,
     NEWER,
     KEEP,
+    JSON,
+    TTL,
     REAP,
     REPLICAS,
     CONFIRMED,
+    CONFIRMED_JSON,
     CLUSTER,
     CLUSTER_INDEX,
     TELEMETRY,

@@ -14,7 +14,15 @@ import redis
 import shared.redis_client
 from demo.redis import RedisServer
 from monitor.report import SweepReport
-from monitor.scripts import claim_script, reap_script, settle_script, store_script, touch_script
+from monitor.scripts import (
+    claim_script,
+    document_script,
+    reap_script,
+    settle_script,
+    store_script,
+    touch_key_script,
+    touch_script,
+)
 from shared.settings import Settings
 from tests import acl
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
@@ -181,6 +189,63 @@ async def test_missing_right_to_a_key_is_told_and_nothing_is_lost(
     await assert_clean_sweep_drains(stuck, sweep, settings)
 
 
+STORED = {
+    "json": ({"STORE_AS": "json"}, [acl.JSON], ["+json.set"]),
+    "json keep": ({"STORE_AS": "json", "ON_CONFLICT": "keep"}, [acl.JSON], ["+json.set"]),
+    "json ttl": ({"STORE_AS": "json", "STORE_TTL_SEC": "60"}, [acl.JSON, acl.TTL], ["+json.set", "+expire"]),
+    "ttl": ({"STORE_TTL_SEC": "60"}, [acl.TTL], ["+expire", "+hset"]),
+    "no ttl": ({"STORE_TTL_SEC": "0"}, [acl.TTL], ["+persist", "+hset"]),
+    "newer ttl": ({"STORE_TTL_SEC": "60", "ON_CONFLICT": "newer"}, [acl.TTL, acl.NEWER], ["+expire"]),
+}
+
+
+@pytest.mark.parametrize("what", STORED)
+async def test_documents_and_ttls_need_their_lines_and_each_right_of_them_is_named(
+    scene: Scene, sweep: Sweeper, users: Users, mode: str, what: str
+) -> None:
+    changes, lines, rights = STORED[what]
+    changes = {
+        **changes,
+        "SETTLE_MODE": "auto" if mode == "script" else mode,
+        "INDEX_SCHEMA": "off",
+        "SWEEP_BUDGET_SEC": "3",
+    }
+    scene.add("id", "1", "text", "x")
+    scene.abandon()
+    for right in rights:
+        login = users.login(scene, [SETTLING[mode], *lines], without=right)
+        (report,) = await sweep.janitor(scene.settings(**changes, **login)).tick()
+        assert right in str(report.error), report
+        assert (scene.pending(), scene.hashes()) == (1, []), "nothing is written without it"
+        scene.age([row[0] for row in scene.pending_rows()])  # type: ignore[misc]
+    report = await sweep(scene.settings(**changes, **users.login(scene, [SETTLING[mode], *lines])))
+    assert (report.processed, report.error, report.settle_mode) == (1, None, mode)
+
+
+async def test_kept_documents_need_their_line_where_replicas_confirm(sweep: Sweeper) -> None:
+    with RedisServer() as primary, RedisServer(arguments=("--replicaof", "127.0.0.1", str(primary.port))) as replica:
+        client, copy = raw_client(primary), raw_client(replica)
+        while b"master_link_status:up" not in copy.execute_command("INFO", "replication"):
+            pass
+        scene = new_scene(client, primary.environment, INDEX_SCHEMA="off", STORE_AS="json", ON_CONFLICT="keep")
+        for key_id, ttl_s in (("1", 0), ("2", 500)):
+            client.execute_command("JSON.SET", scene.prefix + key_id, "$", "{}")
+            scene.add("id", key_id)
+            if ttl_s:
+                client.execute_command("EXPIRE", scene.prefix + key_id, ttl_s)
+        scene.abandon()
+        lines, users = [acl.GATHER, acl.JSON, acl.REPLICAS, acl.CONFIRMED_JSON], Users(client)
+        for right in ("+pttl", "+pexpire", "+persist"):
+            login = users.login(scene, lines, without=right)
+            (report,) = await sweep.janitor(scene.settings(ACK_REPLICAS="1", **login)).tick()
+            assert right in str(report.error), report
+            scene.age([row[0] for row in scene.pending_rows()])  # type: ignore[misc]
+        report = await sweep(scene.settings(ACK_REPLICAS="1", **users.login(scene, lines)))
+        assert (report.error, scene.pending()) == (None, 0)
+        client.close()
+        copy.close()
+
+
 async def test_auto_gathers_where_the_user_may_run_no_scripts(stuck: Scene, sweep: Sweeper, users: Users) -> None:
     login = users.login(stuck, [acl.GATHER, acl.DEAD_LETTERS, acl.INDEX])
     settings = settings_for(stuck, "auto", "overwrite", **login, REAP_CONSUMERS_AFTER_SEC="0")
@@ -288,7 +353,8 @@ def test_no_line_gives_more_than_named_commands_and_keys() -> None:
 
 
 def test_scripts_call_nothing_that_no_line_names() -> None:
-    texts = [script().text for script in (settle_script, store_script, reap_script, claim_script, touch_script)]
-    called = {name.lower() for text in texts for name in re.findall(r"redis\.p?call\('(\w+)'", text)}
+    made = (settle_script, store_script, reap_script, claim_script, touch_script, touch_key_script, document_script)
+    called = {name.lower() for make in made for name in re.findall(r"call\('([\w.]+)'", make().text)}
+    assert {"json.set", "expire", "hset"} <= called
     rights = {rule.strip("+").split("|")[0] for line in acl.LINES for rule in acl.words(line) if rule[0] == "+"}
     assert called <= rights

@@ -51,6 +51,19 @@ async def test_trace_fields_are_stored_if_the_settings_keep_them(scene: Scene, s
     assert scene.hash("1")[b"traceparent"] == b"00-1-2-01"
 
 
+async def test_under_entry_a_redriven_letter_is_stored_under_the_id_of_its_original_entry(
+    scene: Scene, sweep: Sweeper
+) -> None:
+    """Neither the letter's own id nor a new one."""
+    entry_id = scene.add("user", "jo")
+    scene.raw.execute_command("SADD", scene.prefix.encode() + entry_id, "in the way")
+    scene.abandon()
+    assert (await sweep(scene.settings(ID_FIELDS="@entry"))).dead_lettered == 1
+    scene.raw.execute_command("DEL", scene.prefix.encode() + entry_id)
+    assert (await redriven(scene, ID_FIELDS="@entry")).record["stored"] == 1
+    assert (scene.hash(entry_id), len(scene.hashes())) == ({b"user": b"jo"}, 1)
+
+
 @pytest.mark.parametrize(("offset_ms", "outcome"), [(-1, "stored"), (0, "stored"), (1, "superseded")])
 async def test_newer_judges_a_letter_by_the_id_of_its_original_entry(
     scene: Scene, sweep: Sweeper, offset_ms: int, outcome: str

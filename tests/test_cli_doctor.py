@@ -80,6 +80,32 @@ def test_all_is_right_on_a_plain_loopback_server(healthy: Scene, mode: str, conf
     assert (healthy.keys(), healthy.pending_rows()[0][:2]) == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"STORE_AS": "json", "ON_CONFLICT": "keep", "ACK_REPLICAS": "1"},
+        {"STORE_AS": "json", "STORE_TTL_SEC": "60"},
+        {"STORE_TTL_SEC": "0", "ID_FIELDS": "@entry"},
+    ],
+    ids=str,
+)
+def test_documents_and_ttls_have_rights_of_their_own(scene: Scene, grant: Grant, changes: dict[str, str]) -> None:
+    scene.raw.execute_command("JSON.SET", f"{scene.prefix}doctor", "$", "{}")
+    scene.raw.execute_command("EXPIRE", f"{scene.prefix}doctor", 500)
+    changes = {**changes, "INDEX_SCHEMA": "off"}
+    by_script = "ACK_REPLICAS" not in changes
+    rights = all_rights(scene, by_script, **changes)
+    own = [right for right in rights if right in ("+json.set", "+expire", "+persist", "+pttl", "+pexpire")]
+    assert own
+    code, problems = doctor(scene, **changes, **grant(*rights))
+    assert (code, problems) == (0, {})
+    for right in own:
+        _, problems = doctor(scene, **changes, **grant(*(one for one in rights if one != right)))
+        assert any(right in text for text in problems["right"]), (right, problems)
+    assert scene.raw.execute_command("TTL", f"{scene.prefix}doctor") > 0, "looking changes nothing"
+    assert scene.raw.execute_command("JSON.GET", f"{scene.prefix}doctor") == b"{}"
+
+
 def test_wrong_settings_are_told_one_by_one(scene: Scene) -> None:
     code, problems = doctor(scene, MIN_IDLE_TIME_SEC="soon", REDIS_TLS="perhaps")
     assert code == 2

@@ -42,6 +42,27 @@ def test_a_dry_run_foresees_the_sweep_and_leaves_everything_as_it_is(scene: Scen
     assert differing <= {"dry_run", "duration_s", "settle_mode", "oldest_pending_age_s", "index"}, (expected, done)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ID_FIELDS": "@entry"},
+        {"ID_FIELDS": "data$.order.id,@entry"},
+        {"ID_FIELDS": "data$.order.id", "ON_CONFLICT": "newer"},
+    ],
+    ids=str,
+)
+def test_a_dry_run_foresees_the_sweep_by_every_kind_of_id(scene: Scene, changes: dict[str, str]) -> None:
+    scene.add("data", '{"order": {"id": 1}}', "stream_entry_id", "5-5")
+    for data in ('{"order": {"id": "a"}}', '{"order": {"id": 1.5}}', "{}", "no JSON"):
+        scene.add("data", data, "traceparent", "00-0-0-0")
+    scene.abandon()
+    environment = {**scene.environment, **changes}
+    expected = inside(environment, "sweep", "--dry-run", "--json").record
+    done = inside(environment, "sweep", "--json").record
+    differing = {name for name in done if expected[name] != done[name]}
+    assert differing <= {"dry_run", "duration_s", "settle_mode", "oldest_pending_age_s", "index"}, (expected, done)
+
+
 def test_a_sweep_shows_a_bar_on_a_terminal_only(scene: Scene) -> None:
     scene.add_tweets(3000)
     scene.abandon()

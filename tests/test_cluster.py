@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -135,6 +136,7 @@ async def test_what_this_program_sends_goes_where_the_server_itself_sees_its_key
         ("XGROUP", "DELCONSUMER", "s", "g", "c"), ("HSET", "h", "f", "v"), ("HDEL", "h", "f"), ("HINCRBY", "h", "f", 1),
         ("EXPIRE", "h", 1), ("HGET", "h", "f"), ("HLEN", "h"), ("HKEYS", "h"), ("EXISTS", "h"), ("TYPE", "h"),
         ("EVALSHA", "0" * 40, 1, "s", "a"), ("FT.INFO", "i"), ("FT.CREATE", "i", "SCHEMA"), ("FT.SEARCH", "i", "*"),
+        ("JSON.SET", "d", "$", "{}"), ("PERSIST", "h"), ("PTTL", "h"),
     ):  # fmt: skip
         assert node.call("COMMAND", "GETKEYS", *command)[0] == key_of(command), command
 
@@ -606,6 +608,30 @@ async def test_the_channels_shard_is_told_wherever_the_entries_lie(
     listener.close()
     assert (report.settle_mode, report.processed) == (settled_by, 60)
     assert sorted(told) == sorted(scene.hashes())
+
+
+# --- documents ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"STORE_TTL_SEC": "500", "ID_FIELDS": "@entry"}], ids=str)
+async def test_documents_of_all_shards_are_stored_confirmed_and_kept(
+    sixty: tuple[Scene, str], sweep: Sweeper, changes: dict[str, str]
+) -> None:
+    scene, settled_by = sixty
+    ids = [row[0] for row in scene.pending_rows()]
+    settings = scene.settings(STORE_AS="json", ON_CONFLICT="keep", **changes)
+    report = await sweep(settings)
+    assert (report.settle_mode, report.processed, report.unsearchable, report.error) == (settled_by, 60, 0, None)
+    suffixes = ids if changes else [b"%d" % number for number in range(60)]
+    for number, suffix in enumerate(suffixes):
+        key = scene.prefix.encode() + suffix  # type: ignore[operator]
+        assert json.loads(scene.raw.execute_command("JSON.GET", key))["user"] == f"user{number}"
+        assert (scene.raw.execute_command("TTL", key) > 0) == bool(changes)
+    if not changes:
+        scene.add_tweets(60)
+        scene.abandon()
+        again = await sweep(settings)
+        assert (again.kept, again.error, scene.pending()) == (60, None, 0)
 
 
 # --- the rate limit -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from demo.redis import RedisServer
+from monitor.outcomes import FAULTS_EXPLAINED
 from monitor.scripts import store_script
 from tests import naive
 from tests.checks import is_old_value_back
@@ -102,10 +103,43 @@ async def test_under_newer_the_same_entry_again_changes_nothing(scene: Scene, sw
 async def test_under_newer_an_entry_that_brings_the_guards_own_field_cannot_fool_it(
     scene: Scene, sweep: Sweeper, mode: str
 ) -> None:
-    entry_id = scene.add("id", "1", HELD, "99999999999999-0")
+    """Stored with the guard's own value its field would be lost; so it is at fault, and the hash stays as it was."""
+    newer = scene.add("id", "1", "text", "mine")
+    consumer_stores(scene.raw, scene, "newer", newer, "id", "1", "text", "mine")
+    scene.add("id", "1", HELD, "99999999999999-0")
+    scene.add("id", "2", HELD, "1-0", HELD, "2-0")
     scene.abandon()
-    await sweep(scene.settings(SETTLE_MODE=mode, ON_CONFLICT="newer"))
-    assert scene.hash("1")[HELD.encode()] == entry_id
+    report = await sweep(scene.settings(SETTLE_MODE=mode, ON_CONFLICT="newer"))
+    assert (report.processed, report.dead_lettered, scene.pending()) == (1, 2, 0)
+    assert list(report.reasons) == [f"dead_lettered: {FAULTS_EXPLAINED['reserved_field']}"]
+    assert scene.hash("1") == {b"id": b"1", b"text": b"mine", HELD.encode(): newer}
+    assert scene.hash("2") == {}
+
+
+@pytest.mark.parametrize("rule", ["overwrite", "keep"])
+async def test_under_the_other_rules_that_field_is_a_field_like_any_other(
+    scene: Scene, sweep: Sweeper, mode: str, rule: str
+) -> None:
+    scene.add("id", "1", HELD, "mine")
+    scene.abandon()
+    report = await sweep(scene.settings(SETTLE_MODE=mode, ON_CONFLICT=rule))
+    assert (report.processed, scene.hash("1")) == (1, {b"id": b"1", HELD.encode(): b"mine"})
+
+
+def test_without_the_check_the_entrys_own_field_would_be_lost(scene: Scene) -> None:
+    """Control: store.lua as it was."""
+    script = store_script().text
+    unguarded = script.replace("if fields[i] == ENTRY_ID_FIELD then", "if false then")
+    assert unguarded != script
+    fields = ("id", "1", HELD, "mine")
+    assert scene.raw.execute_command("EVAL", unguarded, 1, scene.prefix + "1", "newer", "5-1", *fields) == b"stored"
+    assert b"mine" not in scene.hash("1").values()
+
+
+def test_a_consumer_that_stores_such_an_entry_under_newer_is_told_so_and_nothing_is_written(scene: Scene) -> None:
+    with pytest.raises(redis.ResponseError, match="FAULT reserved_field"):
+        consumer_stores(scene.raw, scene, "newer", b"5-1", "id", "1", HELD, "9-9")
+    assert scene.hash("1") == {}
 
 
 async def test_under_keep_an_existing_hash_is_left_exactly_as_it_is(scene: Scene, sweep: Sweeper, mode: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.settings import ROWS
 from tests.cli import surroundings
 from tests.conftest import Scene
 
@@ -67,3 +68,8 @@ def test_each_order_is_billed_once_and_what_cannot_be_is_kept(scene: Scene, tmp_
 def test_a_wrong_handler_is_caught(scene: Scene, tmp_path: Path, wrong: str) -> None:
     assert WRONG[wrong] != BILLING
     assert not holds(scene, tmp_path, WRONG[wrong])
+
+
+def test_the_page_names_every_setting_of_handlers() -> None:
+    page = (ROOT / "docs" / "actions" / "handle.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in ROWS if name.startswith(("HANDLER", "SQL_")))

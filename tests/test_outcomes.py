@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 
 from monitor.actions import ACTIONS, action_for
 from monitor.context import ResumeState, SweepContext
-from monitor.outcomes import BY_WIRE, OUTCOMES, Outcome
+from monitor.outcomes import BY_WIRE, FAULTS_EXPLAINED, OUTCOMES, Outcome
 from monitor.report import SweepReport
 from shared.redis_client import ServerLink
+from shared.settings import ROWS
 from tests.conftest import Scene, sum_of_outcomes
 
 ROOT = Path(__file__).parent.parent
@@ -53,3 +55,17 @@ def test_every_action_can_be_made(scene: Scene, link: ServerLink, name: str) -> 
     context = SweepContext(link, scene.settings().streams[0], 1000, 4, 10.0)
     action = action_for(context, ResumeState())
     assert isinstance(action.uses_index, bool)
+
+
+def test_the_page_of_store_explains_every_fault_as_the_report_does() -> None:
+    page = (ROOT / "docs" / "actions" / "store.md").read_text(encoding="utf-8")
+    for fault, text in FAULTS_EXPLAINED.items():
+        assert f"| `{fault}` | {text} |" in page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "actions").glob("*.md")), ids=lambda page: page.name)
+def test_an_actions_page_names_no_setting_that_there_is_not(page: Path) -> None:
+    first_column = re.findall(r"^\| (`[A-Z_`, ]+`) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    named = {name for cell in first_column for name in re.findall(r"[A-Z_]{4,}", cell)}
+    assert named
+    assert named <= set(ROWS)

@@ -40,6 +40,7 @@ def replied(kind: type[redis_errors.RedisError], code: str, text: str) -> redis_
         (Response("wrong password"), "ERR"),
         (Response(""), "ERR"),
         (Response("unknown command 'HSET', with args beginning with:"), "NOCOMMAND"),
+        (Response("Existing key has wrong Redis type"), "WRONGTYPE"),
     ],
 )
 def test_an_error_is_known_by_its_code(error: Exception, code: str) -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from monitor import scripts
-from monitor.outcomes import BY_WIRE
+from monitor.outcomes import BAD_ID, BY_WIRE, CAPS, FAULTS_EXPLAINED, NOT_JSON_ID
 from monitor.scripts import Script, claim_script, settle_script
 from shared.redis_client import ServerLink
 
@@ -68,3 +68,14 @@ def test_each_word_that_a_script_says_of_an_entry_is_in_the_table() -> None:
         if word
     }
     assert said == set(BY_WIRE) - {b"requeued"}
+
+
+PYTHONS_ALONE = {NOT_JSON_ID, BAD_ID}
+"""Faults of member paths, which no script reads."""
+
+
+def test_each_fault_that_a_script_names_is_in_the_table_and_each_of_the_table_in_a_script() -> None:
+    """A word that the table lacks would count as an unknown error, and its entry would wait for MAX_ATTEMPTS."""
+    text = settle_script().text
+    said = set(re.findall(r"return nil, '(\w+)'|at_fault\('(\w+)'|and '(\w+)' or 'error:'", text))
+    assert {word for words in said for word in words if word} == set(FAULTS_EXPLAINED) - PYTHONS_ALONE - CAPS

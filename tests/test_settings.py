@@ -148,6 +148,7 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
     ("name", "text", "field", "value"),
     [
         ("ID_FIELDS", "user, id", "id_fields", ("user", "id")),
+        ("ID_FIELDS", "user, @entry, data$.order.id", "id_fields", ("user", "@entry", "data$.order.id")),
         ("INDEX_SCHEMA", "off", "index_schema", None),
         ("INDEX_SCHEMA", "OFF", "index_schema", None),
         ("INDEX_SCHEMA", "a TAG SEPARATOR ';' b TEXT", "index_schema", ("a", "TAG", "SEPARATOR", ";", "b", "TEXT")),
@@ -157,6 +158,10 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
         ("DEAD_LETTER_STREAM", "dead", "dead_letter_stream", "dead"),
         ("ON_CONFLICT", "Newer", "on_conflict", "newer"),
         ("SETTLE_MODE", "GATHER", "settle_mode", "gather"),
+        ("STORE_TTL_SEC", "", "store_ttl_ms", None),
+        ("STORE_TTL_SEC", "off", "store_ttl_ms", None),
+        ("STORE_TTL_SEC", "0", "store_ttl_ms", 0),
+        ("STORE_TTL_SEC", "86400", "store_ttl_ms", 86_400_000),
         ("MIN_IDLE_TIME_SEC", "0", "min_idle_ms", 0),
         ("MAX_ATTEMPTS", "1", "max_attempts", 1),
         ("ACK_REPLICAS", "2", "ack_replicas", 2),
@@ -209,7 +214,7 @@ BAD = {
     "STREAMS": ["not json", "{}", "[]", "[1]"],
     "MONITOR_SCHEDULE": ["soon", "* * *", "61 * * * * *", "*/20 * * * * * *", "20"],
     "SWEEP_BUDGET_SEC": ["0", "-1", "ten", "inf", "nan", "1e1", "20", "1000"],
-    "ID_FIELDS": [",", "id,", "id,id", "a,,b"],
+    "ID_FIELDS": [",", "id,", "id,id", "a,,b", "$.id", "data$.", "data$.a..b", "data$.a[0]", "a,data$.*"],
     "INDEX_SCHEMA": ["id", "none", "'unbalanced TEXT"],
     "INDEX_CREATE": ["always", "if missing", "true"],
     "PAGE_SIZE": ["0", "-1", "5001", "many", "1.0"],
@@ -226,6 +231,9 @@ BAD = {
     "REAP_CONSUMERS_AFTER_SEC": ["-1", "1h", "0.5"],
     "ACK_REPLICAS": ["-1", "one", "101"],
     "KEEP_TRACE_FIELDS": ["perhaps"],
+    "STORE_AS": ["string", "hash,json"],
+    "PAYLOAD_FIELD": ["set without STORE_AS=json"],
+    "STORE_TTL_SEC": ["-1", "1.5", "1d", "1000000001"],
     "RECOVERY_RATE_LIMIT": ["-1", "0.5", "50/s", "1000001"],
     "HANDLER": ["billing", "billing:", "a b:c", "http"],
     "HANDLER_PATH": ["/no/such/folder"],
@@ -267,6 +275,55 @@ def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
 
 def test_sentinel_database_numbers_and_client_certificates_are_among_them() -> None:
     assert {"REDIS_SENTINEL", "REDIS_DB", "REDIS_TLS_CERT_FILE"} <= set(_NOT_SUPPORTED)
+
+
+def test_a_script_reads_no_paths() -> None:
+    (problem,) = problems(SETTLE_MODE="script", ID_FIELDS="user,data$.order.id")
+    assert problem.startswith("SETTLE_MODE")
+    assert "data$.order.id" in problem
+    for mode in ("gather", "auto"):
+        Settings.from_env({**LEAST, "ID_FIELDS": "user,data$.order.id", "SETTLE_MODE": mode})
+
+
+def test_under_newer_the_guards_own_field_is_no_id() -> None:
+    (problem,) = problems(ON_CONFLICT="newer", ID_FIELDS="user,stream_entry_id")
+    assert problem.startswith("ID_FIELDS")
+    Settings.from_env({**LEAST, "ID_FIELDS": "user,stream_entry_id"})
+
+
+JSON = {**LEAST, "STORE_AS": "json"}
+
+
+def test_documents_have_a_schema_of_paths_as_their_default() -> None:
+    (stream,) = Settings.from_env(JSON).streams
+    assert stream.index_schema is not None
+    assert stream.index_schema[:4] == ("$.id", "AS", "id", "TEXT")
+    assert Settings.from_env({**JSON, "INDEX_SCHEMA": "off"}).streams[0].index_schema is None
+
+
+@pytest.mark.parametrize("schema", ["id TEXT", "$.id AS id TEXT user TEXT"])
+def test_a_schema_without_paths_finds_nothing_in_documents_and_is_refused(schema: str) -> None:
+    (problem,) = problems(STORE_AS="json", INDEX_SCHEMA=schema)
+    assert problem.startswith("INDEX_SCHEMA: with STORE_AS=json a field is a JSONPath, as in $.")
+
+
+@pytest.mark.parametrize("kind", ["NUMERIC", "VECTOR"])
+def test_a_number_in_the_schema_needs_a_payload_since_fields_are_strings(kind: str) -> None:
+    schema = f"$.id AS id TEXT $.n AS n {kind}"
+    (problem,) = problems(STORE_AS="json", INDEX_SCHEMA=schema)
+    assert re.match(r"INDEX_SCHEMA: without PAYLOAD_FIELD .*leave \$\.n out", problem)
+    Settings.from_env({**JSON, "INDEX_SCHEMA": schema, "PAYLOAD_FIELD": "data"})
+
+
+def test_documents_have_no_place_for_an_entrys_id() -> None:
+    (problem,) = problems(STORE_AS="json", ON_CONFLICT="newer")
+    assert problem.startswith("ON_CONFLICT: newer does not go with STORE_AS=json")
+    assert Settings.from_env({**JSON, "ON_CONFLICT": "keep"}).streams[0].on_conflict == "keep"
+
+
+def test_a_payload_field_without_documents_is_refused() -> None:
+    (problem,) = problems(PAYLOAD_FIELD="data")
+    assert problem.startswith("PAYLOAD_FIELD is set, but STORE_AS is not json")
 
 
 def test_a_script_cannot_wait_for_replicas() -> None:

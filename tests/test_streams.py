@@ -70,17 +70,22 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
         "action": "store",
         "max_deliveries": 7, "retry_backoff": 1.5, "retry_backoff_max_sec": 60, "dead_letter_brake": False,
-        "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
+        "schema": "$.a AS a TEXT", "settle_mode": "gather", "on_conflict": "keep", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
-        "recovered_channel": "news", "index_create": "never",
         "handler": "a:b", "handler_path": "/", "handler_timeout_sec": 3, "handler_batch": 5, "handler_url": "https://h/",
         "handler_secret": "secret", "sql_table": "t", "sql_columns": "a=b",
+        "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60, "store_as": "json",
+        "payload_field": "data",
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
     assert (stream.stream, stream.group, stream.consumer, stream.min_idle_ms) == ("s", "g", "c", 7000)
     assert (stream.hash_prefix, stream.id_fields, stream.index_name) == ("p:", ("a", "b"), "i")
-    assert (stream.index_schema, stream.settle_mode, stream.on_conflict) == (("a", "TEXT"), "gather", "newer")
+    assert (stream.index_schema, stream.settle_mode, stream.on_conflict) == (
+        ("$.a", "AS", "a", "TEXT"),
+        "gather",
+        "keep",
+    )
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
     assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
@@ -94,6 +99,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.sql_table, stream.sql_columns) == ("t", "a=b")
     assert (stream.max_deliveries, stream.retry_backoff, stream.retry_backoff_max_ms) == (7, 1.5, 60_000)
     assert stream.dead_letter_brake is False
+    assert (stream.store_ttl_ms, stream.store_as, stream.payload_field) == (60_000, "json", "data")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

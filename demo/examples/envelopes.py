@@ -77,8 +77,8 @@ async def read_books(client: Redis, scene: Scene) -> Books:
     assert witness is not None, "nobody watched"
     granted = {i.decode(): fields async for page in pages(client, settings.stream) for i, fields in page}
     granted_to: dict[bytes, list[dict[bytes, bytes]]] = {}
-    for grant in granted.values():
-        granted_to.setdefault(hash_key(settings, grant) or b"", []).append(grant)
+    for entry_id, grant in granted.items():
+        granted_to.setdefault(hash_key(settings, entry_id.encode(), grant) or b"", []).append(grant)
     writes = []
     for command in witness.named("HSET"):
         fields = dict(zip(command.words[2::2], command.words[3::2], strict=True))

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monitor.batch import Batch, Refused
-from monitor.entry_key import EntryKey
 from monitor.fetch import Fetch
-from monitor.hashes import Store, Storing
-from monitor.outcomes import BY_WIRE, WRONG_TYPE, Outcome
+from monitor.hashes import Store, fault_of_write
+from monitor.outcomes import BY_WIRE, Outcome
 from monitor.pending import PendingEntry
+from monitor.storing import Storing, StoringRule
 from monitor.trace_fields import TRACEPARENT, TRACESTATE, split_from_trace
 from shared.redis_client import RedisLink, Reply, TooFewReplicas
 from shared.retry import code_of, is_entrys_own
@@ -36,7 +36,7 @@ class GatherSettle:
         self.concurrency = concurrency
         self._link = link
         self._settings = settings
-        self._key = EntryKey(settings)
+        self._rule = StoringRule(settings)
         self._hashes = Store(link, settings)
         self._fetch = Fetch(link, settings, LARGEST, telemetry)
         self._telemetry = telemetry
@@ -65,11 +65,11 @@ class GatherSettle:
         for entry, fields in ours:
             if TRACEPARENT in fields or TRACESTATE in fields:
                 fields = self._without_trace(fields, batch)
-            key, fault = self._key.of(fields)
-            if key is None:
+            storing, fault = self._rule.of_data(entry[0], fields)
+            if storing is None:
                 batch.refused.append(Refused(entry, str(fault)))
             else:
-                to_store.append(Storing(key, entry[0], fields))
+                to_store.append(storing)
                 stored_by.append(entry)
         if not to_store:
             return
@@ -86,7 +86,7 @@ class GatherSettle:
             batch.traces.append(trace)
         elif trace is not None:
             batch.more_traces += 1
-        return fields if self._settings.keep_trace_fields else rest
+        return fields if self._settings.keep_trace_fields or not rest else rest
 
     def _stored(
         self, entries: Sequence[PendingEntry], replies: Sequence[Reply], batch: Batch
@@ -101,7 +101,7 @@ class GatherSettle:
             elif not isinstance(reply, Exception):
                 settled.append((entry[0], BY_WIRE[reply]))
             elif is_entrys_own(code := code_of(reply)):
-                batch.refused.append(Refused(entry, WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
+                batch.refused.append(Refused(entry, fault_of_write(reply)))
             else:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry[0])

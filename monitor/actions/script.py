@@ -8,6 +8,7 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from monitor.batch import Batch, Refused, ScriptNotAllowed
+from monitor.hashes import expiry_command, ttl_of
 from monitor.outcomes import BY_WIRE, Outcome
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
@@ -53,6 +54,9 @@ class ScriptSettle:
             "keeps_trace_fields": settings.keep_trace_fields,
             "rate_limit": settings.rate_limit,
             "returns_keys": settings.recovered_channel is not None,
+            "store_as": settings.store_as,
+            "payload_field": settings.payload_field or "",
+            "ttl_s": ttl_s if (ttl_s := ttl_of(settings)) is not None else "",
             "id_fields": ",".join(settings.id_fields),
         }
 
@@ -118,8 +122,11 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
         redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known; asking again is safe.
     """
     keys = [f"{settings.hash_prefix}probe-{number}" for number in range(3)]
+    ttl_s = ttl_of(settings)
+    write = "JSON.SET" if settings.store_as == "json" else "HSET"
+    writes = write if ttl_s is None else f"{write} {expiry_command(ttl_s)}"
     try:
-        answer: bytes = await probe_script().run(link, (settings.stream,), (settings.group, *keys))
+        answer: bytes = await probe_script(writes).run(link, (settings.stream,), (settings.group, *keys))
     except ResponseError as error:
         return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else _reason(error)
     return None if answer == b"OK" else answer.decode()

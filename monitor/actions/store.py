@@ -14,7 +14,9 @@ from monitor.actions.gather import GatherSettle
 from monitor.actions.script import ScriptSettle, script_is_allowed
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
+from monitor.hashes import require_json
 from shared.errors import RedisRefused
+from shared.id_fields import first_path
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -43,6 +45,11 @@ async def settle_mode(link: RedisLink, settings: StreamSettings) -> SettleMode:
     for setting, asks in (("SETTLE_MODE", settings.settle_mode == "gather"), ("ACK_REPLICAS", settings.ack_replicas)):
         if asks:
             return SettleMode("gather", f"{setting} asks for it", setting)
+    path = first_path(settings.id_fields)
+    if path is not None:
+        return SettleMode(
+            "gather", f"ID_FIELDS has a path into JSON, {path}, which a script does not read", "ID_FIELDS"
+        )
     reason = await script_is_allowed(link, settings)
     if reason is None:
         return SettleMode("script", "a script may")
@@ -63,6 +70,7 @@ class StoreAction:
 
     async def settler(self, retry: Retry) -> Settler:
         if self._settler is None:
+            await retry(lambda: require_json(self._context.link, self._context.settings))
             mode = await retry(lambda: settle_mode(self._context.link, self._context.settings))
             if mode.is_refused:
                 raise RedisRefused(

@@ -18,6 +18,7 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
+from monitor.hashes import require_json
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
@@ -204,6 +205,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             return
         search = SearchIndex(link, stream)
         index = await search.ask()
+        await _json_module(findings, link, stream)
         mode = await _script_mode(findings, link, stream)
         names = () if index.status == OFF or _no_search(index) else search.names
         await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
@@ -244,6 +246,17 @@ async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) ->
         findings.problem("group", str(ours), **named)
         return
     findings.ok("group", f"{stream.stream} / {stream.group}: {summary.total:,} pending", **named)
+
+
+async def _json_module(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    if stream.store_as != "json":
+        return
+    try:
+        await require_json(link, stream)
+    except RedisRefused as error:
+        findings.problem("JSON", str(error), stream=stream.stream)
+    else:
+        findings.ok("JSON", "this Redis has JSON.SET, which STORE_AS=json needs", stream=stream.stream)
 
 
 async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettings) -> str:

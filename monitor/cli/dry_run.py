@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from monitor.decide import is_abandoned, last_id_worth_reading
-from monitor.entry_key import EntryKey
-from monitor.outcomes import WRONG_TYPE, Outcome, fault_explained
+from monitor.outcomes import NOT_JSON, WRONG_TYPE, Outcome, fault_explained
 from monitor.patience import Patience
 from monitor.pending import LAST, PendingEntry, Summary, milliseconds_of, order_of
 from monitor.redrive import page_size_after
+from monitor.storing import STORED_ID_FIELD, StoringRule
 from monitor.walk import Walk, ranges_from
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
-STORED_ID_FIELD = b"stream_entry_id"
-"""Under ON_CONFLICT=newer: which entry a hash holds (see store.lua)."""
+KEY_TYPES = {"hash": b"hash", "json": b"ReJSON-RL"}
+"""STORE_AS → what TYPE answers for what is stored."""
+WORDS = {"hash": "hash", "json": "document"}
 SMALLEST_GROUP = 8
 _ID = re.compile(rb"\d{1,20}-\d{1,20}")
 
@@ -76,22 +77,31 @@ def left_alone(row: PendingEntry, now_ms: int, end: bytes, settings: StreamSetti
     return None
 
 
-def forecast(fields: Sequence[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
+def forecast(fields: list[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
     """The forecast for a row that a sweep would take up; ``fields`` is None if the stream does not have the entry."""
     if fields is None:
         return Forecast(Outcome.DELETED, "gone from the stream while pending")
     if settings.action == "handle":
         return Forecast(Outcome.HANDLED)
-    key, fault = EntryKey(settings).of(fields)
-    if key is None:
+    storing, fault = StoringRule(settings).of(entry_id, fields)
+    if storing is None:
         return _invalid(str(fault), settings)
-    if at_key.key_type not in (None, b"none", b"hash"):
+    key = storing.key
+    if at_key.key_type not in (None, b"none", KEY_TYPES[settings.store_as]):
         return _invalid(WRONG_TYPE, settings)
-    if settings.on_conflict == "keep" and at_key.key_type == b"hash":
-        return Forecast(Outcome.KEPT, "there is a hash already", key)
+    if storing.document is not None and _is_refused(storing.document):
+        return _invalid(NOT_JSON, settings)
+    if settings.on_conflict == "keep" and at_key.key_type == KEY_TYPES[settings.store_as]:
+        return Forecast(Outcome.KEPT, f"there is a {WORDS[settings.store_as]} already", key)
     if at_key.stored_id is not None and _is_newer(at_key.stored_id, entry_id):
         return Forecast(Outcome.SUPERSEDED, "the hash holds a newer entry", key)
     return Forecast(Outcome.PROCESSED, "", key)
+
+
+def _is_refused(document: bytes) -> bool:
+    from monitor.document import is_refused_by_json_set
+
+    return is_refused_by_json_set(document)
 
 
 def _is_newer(stored_id: bytes, entry_id: bytes) -> bool:

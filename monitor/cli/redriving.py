@@ -19,6 +19,7 @@ from monitor.cli.exits import INTERRUPTED, UsageProblem
 from monitor.cli.selection import Wanted, chosen, dead_letters, dead_stream_of, selecting
 from monitor.cli.words import per_second
 from monitor.dead_letter import DeadLetter
+from monitor.hashes import require_json
 from monitor.outcomes import BY_WIRE, WITH_HASH
 from monitor.redrive import ARRIVED, Redrive, Redriven, Selection
 from monitor.report import MOST_IDS_NAMED
@@ -78,6 +79,8 @@ async def redrive(call: Call, to: str, rate: str | None, yes: bool, dry_run: boo
                 dead = dead_stream_of(settings)
                 if to == "stream":
                     await _agree_to_stream(call, link, settings, yes or dry_run)
+                else:
+                    await require_json(link, settings)
                 selection = await wanted.resolved(link, dead)
                 if not dry_run:
                     call.out.note(AT_LEAST_ONCE.format(dead=dead))

@@ -14,6 +14,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
+from monitor.hashes import expiry_command, is_stored_by_script, ttl_of
 from monitor.rate import rate_key
 from monitor.scripts import Script, probe_script
 from shared.own_keys import attempts_key
@@ -56,7 +57,7 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
         Right("xrange", stream, ("XRANGE", stream, NO_ID, NO_ID), "reading entries"),
         Right("xclaim", stream, ("XCLAIM", stream, group, settings.consumer, NO_NUMBER, NO_ID), "claiming"),
         Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
-        Right("hset", hash_name, ("HSET", key, "f", "v", "odd"), "storing"),
+        _for_storing(settings, hash_name, key),
     ]
     if settings.on_conflict == "newer":
         rights += [
@@ -64,17 +65,20 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
             Right("hkeys", hash_name, ("HKEYS", key), "ON_CONFLICT=newer"),
             Right("hdel", hash_name, ("HDEL", key, "doctor:no-such-field"), "ON_CONFLICT=newer"),
         ]
-    if settings.on_conflict == "keep":
+    if settings.on_conflict == "keep" and settings.store_as == "hash":
         rights.append(Right("hlen", hash_name, ("HLEN", key), "ON_CONFLICT=keep"))
-    if by_script or settings.on_conflict != "overwrite" or settings.reap_after_ms or settings.rate_limit:
+    ttl_s = ttl_of(settings)
+    if ttl_s is not None:
+        rights.append(_for_ttl(ttl_s, hash_name, f"{key}:no-such-key"))
+    if by_script or is_stored_by_script(settings) or settings.reap_after_ms or settings.rate_limit:
         rights += SCRIPTS
     if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
         if settings.on_conflict != "overwrite":
-            rights.append(Right("hscan", hash_name, ("HSCAN", key, NO_NUMBER), "ACK_REPLICAS"))
+            rights += _for_confirming(settings, hash_name, key)
     if cluster:
         rights += CLUSTER
-    for_index = [right for name in index_names for right in _for_index(name)]
+    for_index = [right for name in index_names for right in _for_index(name, settings.store_as.upper())]
     if len(index_names) > 1:
         for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
     others = (_for_dead_letters, _for_reaping, _for_rate_limit)
@@ -108,6 +112,30 @@ CLUSTER: Final = [
 ]
 
 
+def _for_storing(settings: StreamSettings, on: str, key: str) -> Right:
+    if settings.store_as == "json":
+        return Right("json.set", on, ("JSON.SET", key), "storing")
+    return Right("hset", on, ("HSET", key, "f", "v", "odd"), "storing")
+
+
+def _for_confirming(settings: StreamSettings, on: str, key: str) -> list[Right]:
+    """What a write that changes nothing takes, for WAIT to confirm what was there."""
+    if settings.store_as == "hash":
+        return [Right("hscan", on, ("HSCAN", key, NO_NUMBER), "ACK_REPLICAS")]
+    gone = f"{key}:no-such-key"
+    return [
+        Right("pttl", on, ("PTTL", gone), "ACK_REPLICAS"),
+        Right("pexpire", on, ("PEXPIRE", gone, NO_NUMBER), "ACK_REPLICAS"),
+        Right("persist", on, ("PERSIST", gone), "ACK_REPLICAS"),
+        *SCRIPTS,
+    ]
+
+
+def _for_ttl(ttl_s: int, on: str, key: str) -> Right:
+    name = expiry_command(ttl_s)
+    return Right(name.lower(), on, (name, key, *([NO_NUMBER] if ttl_s else ())), "STORE_TTL_SEC")
+
+
 def _for_dead_letters(settings: StreamSettings) -> list[Right]:
     dead = settings.dead_letter_stream
     if dead is None:
@@ -121,15 +149,13 @@ def _for_dead_letters(settings: StreamSettings) -> list[Right]:
     ]
 
 
-def _for_index(index: str) -> list[Right]:
+def _for_index(index: str, kind: str) -> list[Right]:
     return [
         Right("ft.info", index, ("FT.INFO", index), "looking at the index"),
         Right(
             "ft.search", index, ("FT.SEARCH", index, "*", "NOCONTENT", "LIMIT", 0, 0), "finding what the index refused"
         ),
-        Right(
-            "ft.create", index, ("FT.CREATE", index, "ON", "HASH", "SCHEMA"), "creating the index where it is missing"
-        ),
+        Right("ft.create", index, ("FT.CREATE", index, "ON", kind, "SCHEMA"), "creating the index where it is missing"),
     ]
 
 

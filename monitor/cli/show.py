@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from monitor.cli.call import Call, command
-from monitor.cli.dry_run import Forecast, capped, forecasts, left_alone, read_fields
+from monitor.cli.dry_run import WORDS, Forecast, capped, forecasts, left_alone, read_fields
 from monitor.cli.escape import encoded, encoded_pairs, shortened, shown
 from monitor.cli.exits import FAILED, FINE, UsageProblem
 from monitor.cli.look import last_delivered_id, summary_and_time
@@ -113,7 +113,7 @@ def _foreseen(expected: Forecast, attempts: int | None, settings: StreamSettings
     """The forecast in words."""
     words = f"leaves it alone; {expected.reason}"
     if expected.outcome is not None:
-        key = shortened(expected.hash_key or b"", 200)
+        key = f"the {WORDS[settings.store_as]} {shortened(expected.hash_key or b'', 200)}"
         words = OUTCOMES[expected.outcome].foreseen.format(
             key=key, dead_letters=settings.dead_letter_stream, target=settings.stream, reason=expected.reason
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tests.faults.invariants import look, undrained
 from tests.faults.runner import Case, Make, Row, Stage, aftermath, sweep
-from tests.faults.worlds import Kind, Seeded, World
+from tests.faults.worlds import ENTRY_ID_FIELD, Kind, Seeded, World
 
 SEED = 4
 BATCH = 500
@@ -54,6 +54,12 @@ def _twice(chance: random.Random, world: World, name: bytes) -> Seeded:
     return _with(world.tweet(b"not-" + name), b"text", b"", b"id", name, b"text", _bytes(chance, 0, 20))
 
 
+def _with_the_guards_field(chance: random.Random, world: World, name: bytes) -> Seeded:
+    """At fault under `newer`, which needs that field; data like any other under the other rules."""
+    kind = Kind.RESERVED if world.on_conflict == "newer" else Kind.HEALTHY
+    return _with(replace(world.tweet(name), kind=kind), ENTRY_ID_FIELD, _bytes(chance, 0, 20))
+
+
 def _of(kind: Kind) -> Maker:
     return lambda chance, world, name: world.tweet(name, kind)
 
@@ -70,6 +76,7 @@ CLASSES: dict[str, Maker] = {
     "1 MB": _megabyte,
     "fields twice": _twice,
     "wrong type at the key": _of(Kind.WRONG_TYPE),
+    "the guard's own field": _with_the_guards_field,
     "deleted": _of(Kind.GONE),
     "younger than the minimum idle time": _of(Kind.YOUNG),
 }

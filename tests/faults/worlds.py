@@ -36,12 +36,13 @@ class Kind(str, Enum):
     EMPTY_ID = "empty id"
     LONG_ID = "long id"
     WRONG_TYPE = "wrong type at the key"
+    RESERVED = "the guard's own field"
     GONE = "deleted while pending"
 
     @property
     def is_at_fault(self) -> bool:
         """Belongs in the dead-letter stream."""
-        return self in (Kind.NO_ID, Kind.EMPTY_ID, Kind.LONG_ID, Kind.WRONG_TYPE)
+        return self in (Kind.NO_ID, Kind.EMPTY_ID, Kind.LONG_ID, Kind.WRONG_TYPE, Kind.RESERVED)
 
 
 @dataclass(frozen=True, slots=True)
