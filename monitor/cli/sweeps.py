@@ -21,7 +21,7 @@ from monitor.cli.exits import FAILED, FINE, INTERRUPTED, UsageProblem
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.heartbeat import beat
-from monitor.index import SearchIndex
+from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.janitor import Janitor
 from monitor.outcomes import WITH_HASH
 from monitor.report import NOT_ASKED, SweepReport, Tally, report_of
@@ -119,7 +119,7 @@ async def _dry_run(call: Call, settings: Settings) -> int:
                     if end.is_over():
                         complete = False
                         break
-                index = await SearchIndex(link, stream).ask()
+                index = await SearchIndex(link, stream).ask() if stream.action == "store" else IndexInfo(OFF)
                 report = report_of(
                     stream, summary, now_ms, tally, index=index.status, settle_mode="none",
                     complete=complete, duration_s=-began.left_s(),
