@@ -18,6 +18,7 @@ RUN sed -i '/^azure-functions/d' requirements.txt \
  && python -m pip install --disable-pip-version-check --no-cache-dir --no-compile --target /packages \
       -r requirements-cli.txt ${PACKAGES}
 COPY shared /janitor/shared
+COPY stream_janitor /janitor/stream_janitor
 COPY monitor /janitor/monitor
 # The root is read-only later, so this is the time to compile; unchecked, as files may get other times on their way.
 RUN python -m compileall -q --invalidation-mode unchecked-hash /packages /janitor

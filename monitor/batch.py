@@ -73,7 +73,10 @@ class Batch:
 
 
 class Settler(Protocol):
-    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time."""
+    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time.
+
+    Workers share what there is, unless it has a true ``keeps_whole_batches``: then so many come together whenever they are there.
+    """
 
     name: str
     """What the report's ``settle_mode`` says."""

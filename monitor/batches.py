@@ -14,7 +14,7 @@ from monitor.capping import CapSettler
 from monitor.context import SweepContext
 from monitor.dead_letter import DeadLetters
 from monitor.index import RefusedDocuments
-from monitor.outcomes import FAULTS_EXPLAINED, Outcome
+from monitor.outcomes import Outcome, is_certain
 from monitor.pending import PendingEntry
 from monitor.recovered import Publisher
 from monitor.report import Tally
@@ -129,9 +129,9 @@ class Batches:
         if reason is None or self._context.settings.dead_letter_stream is None:
             return batch.refused
         self._state.note(RedisRefused(reason))
-        held = [item.entry.entry_id for item in batch.refused if item.fault in FAULTS_EXPLAINED]
+        held = [item.entry.entry_id for item in batch.refused if is_certain(item.fault)]
         self.tally.name_all(Outcome.FAILED, BRAKED, held)
-        return [item for item in batch.refused if item.fault not in FAULTS_EXPLAINED]
+        return [item for item in batch.refused if not is_certain(item.fault)]
 
     async def _dead_letter(self, refused: Sequence[Refused]) -> None:
         if not refused:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final
 
-from monitor.outcomes import FAULTS, FAULTS_EXPLAINED
+from monitor.outcomes import is_certain, row_of
 
 WINDOW: Final = 100
 BRAKED: Final = "brake"
@@ -28,7 +28,7 @@ class Brake:
 
         Returns what to tell the operator if the invalid ones must stay pending; None if they may go.
         """
-        certain = [fault for fault in faults if fault in FAULTS_EXPLAINED]
+        certain = [fault for fault in faults if is_certain(fault)]
         self._last.extend([None] * min(settled, WINDOW))
         self._last.extend(certain)
         counted = Counter(fault for fault in self._last if fault is not None)
@@ -37,6 +37,6 @@ class Brake:
         fault, _ = counted.most_common(1)[0]
         return (
             f"{counted.total()} of the last {WINDOW} abandoned entries would be dead-lettered, most of them for "
-            f"{FAULTS_EXPLAINED[fault]!r}: they stay pending. Look at {FAULTS[fault].setting}; if it is right, set "
+            f"{row_of(fault).text!r}: they stay pending. Look at {row_of(fault).setting}; if it is right, set "
             "DEAD_LETTER_BRAKE=off"
         )

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from monitor.batch import Settler
 from monitor.brake import Brake
 from monitor.consumers import Reaper
+from monitor.sweep_state import SweepState
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
 if TYPE_CHECKING:
+    from monitor.handling.runner import Runner
     from monitor.observation import Observing
 
 
@@ -28,6 +30,10 @@ class SweepContext:
     """Batches in flight at a server, for actions whose batches are not bounded by the server itself."""
     budget_s: float
     telemetry: GroupTelemetry = SILENT_GROUP
+    runner: Runner | None = None
+    """Where handlers run, one for the process; None where no stream has one."""
+    state: SweepState | None = None
+    """How far the sweep goes; the sweep itself puts it here."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class ResumeState:
     """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    handler_is_away: bool = False
+    """The last sweep's handler was unavailable: try one call before any other."""
     reaper: Reaper = field(default_factory=Reaper)
     """When the group's consumers were listed, and which are still to be removed."""
     observing: Observing | None = None

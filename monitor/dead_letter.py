@@ -16,7 +16,7 @@ from redis import exceptions as redis_errors
 
 from monitor.batch import Refused
 from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
-from monitor.outcomes import FAULTS_EXPLAINED, Outcome, fault_explained
+from monitor.outcomes import Outcome, fault_explained, is_certain
 from monitor.pending import PendingEntry
 from monitor.portion import Portion
 from monitor.report import Tally
@@ -128,7 +128,7 @@ class DeadLetters:
 
     async def _is_due(self, item: Refused) -> bool:
         """At once for a fault that is certain; for an unknown error after MAX_ATTEMPTS of ours that ended in one."""
-        if item.fault in FAULTS_EXPLAINED:
+        if is_certain(item.fault):
             return True
         return await self._attempts(item.entry.entry_id) >= self._settings.max_attempts
 
@@ -205,6 +205,6 @@ class DeadLetters:
         await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
         for item in arrived:
             self.tally.name(Outcome.DEAD_LETTERED, fault_explained(item.fault), item.entry.entry_id)
-        unknown = [item.entry.entry_id for item in arrived if item.fault not in FAULTS_EXPLAINED]
+        unknown = [item.entry.entry_id for item in arrived if not is_certain(item.fault)]
         if unknown:
             await self._link.call("HDEL", self._attempts_key, *unknown)

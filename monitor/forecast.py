@@ -199,9 +199,16 @@ def in_words(one: Forecast) -> str:
     return f"{outcome} ({one.reason})" if one.reason else outcome
 
 
+async def would_handle(
+    link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
+) -> list[Forecast]:
+    return [Forecast(Outcome.DELETED, GONE) if held is None else Forecast(Outcome.HANDLED) for held in fields]
+
+
 FORECASTS: Final[dict[str, Foresee]] = {
     "store": would_store,
     "requeue": would_requeue,
+    "handle": would_handle,
     "dead_letter": would_dead_letter,
     "observe": would_observe,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from monitor.context import ResumeState, SweepContext
 from monitor.report import SweepReport
@@ -12,6 +13,9 @@ from shared.errors import TickFailed
 from shared.redis_client import open_link
 from shared.settings import Settings, StreamSettings
 from shared.telemetry import Telemetry, of_process
+
+if TYPE_CHECKING:
+    from monitor.handling.runner import Runner
 
 logger = logging.getLogger("monitor")
 
@@ -23,8 +27,13 @@ CONNECTIONS_BESIDE_SETTLING = 4
 class Janitor:
     """Sweeps what ``settings`` name, tick after tick, over one pool of connections. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, telemetry: Telemetry | None = None) -> None:
-        """``telemetry``: where the sweeps are told of; by default, wherever the environment says."""
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry | None = None, *, show_tracebacks: bool = False
+    ) -> None:
+        """``telemetry``: where the sweeps are told of; by default, wherever the environment says.
+
+        ``show_tracebacks``: log those of handlers, which may quote entries.
+        """
         self.settings = settings
         self.telemetry = of_process() if telemetry is None else telemetry
         # Half the budget: a connection that has gone silent leaves time for another try.
@@ -33,6 +42,8 @@ class Janitor:
             (settings.concurrency + CONNECTIONS_BESIDE_SETTLING) * len(settings.streams),
             min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2),
         )
+        self.runner = _runner(settings, show_tracebacks)
+        """Where handlers run; None where no stream has one."""
         self._resume = {stream: ResumeState() for stream in settings.streams}
         self.sweeps: tuple[Sweep, ...] = ()
         """Those of the tick that is under way, or of the last one; in the order of ``settings.streams``."""
@@ -48,13 +59,23 @@ class Janitor:
         settings = self.settings
         telemetry = self.telemetry.of_group(stream.stream, stream.group, settings.interval_s)
         context = SweepContext(
-            self._link, stream, settings.page_size, settings.concurrency, settings.budget_s, telemetry
+            self._link, stream, settings.page_size, settings.concurrency, settings.budget_s, telemetry, self.runner
         )
         return Sweep(context, self._resume[stream])
 
     async def close(self) -> None:
-        """Close the connections; the janitor can still be used and would open new ones."""
+        """Close the connections, which would be opened again, and the handlers for good."""
         await self._link.close()
+        if self.runner is not None:
+            await self.runner.close()
+
+
+def _runner(settings: Settings, show_tracebacks: bool) -> Runner | None:
+    if all(stream.action != "handle" for stream in settings.streams):
+        return None
+    from monitor.handling.runner import Runner  # only then: a cold start pays for imports
+
+    return Runner(settings.handler_concurrency, show_tracebacks)
 
 
 async def _reported(sweep: Sweep) -> SweepReport:

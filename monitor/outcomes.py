@@ -113,6 +113,27 @@ FAULTS_EXPLAINED: Final = {fault: row.text for fault, row in FAULTS.items()}
 """The certain faults in words. Any other fault is an unknown error, which needs MAX_ATTEMPTS."""
 
 
+HANDLER_SAYS: Final = "handler:"
+"""In front of the reason for which a handler called an entry dead: certain at once."""
+
+
+def fault_of_handler(reason: str) -> str:
+    """The fault of an entry that the handler called dead."""
+    return HANDLER_SAYS + reason
+
+
+def row_of(fault: str) -> FaultRow:
+    """The row of a certain fault."""
+    return FAULTS.get(fault) or FaultRow(fault_explained(fault), "HANDLER, and at what it calls dead")
+
+
+def is_certain(fault: str) -> bool:
+    """Whether trying again cannot help; else it needs MAX_ATTEMPTS."""
+    return fault in FAULTS_EXPLAINED or fault.startswith(HANDLER_SAYS)
+
+
 def fault_explained(fault: str) -> str:
-    """A fault in words: ``no id field``; an unknown error by its code."""
+    """A fault in words: ``no id field``; a handler's own; an unknown error by its code."""
+    if fault.startswith(HANDLER_SAYS):
+        return fault.removeprefix(HANDLER_SAYS) or "the handler called it dead"
     return FAULTS_EXPLAINED.get(fault, f"unknown error {fault.partition(':')[2]}".strip())

@@ -73,15 +73,18 @@ class Patience:
             return FATAL
         return MAX_DELIVERIES if 0 < self.max_deliveries <= deliveries else None
 
-    def sort(self, rows: Sequence[Sequence[bytes | int]]) -> Page:
-        """The rows of a page that nobody works on any more, in groups; the others are too young, or waiting."""
+    def sort(self, rows: Sequence[Sequence[bytes | int]], mixed: bool = False) -> Page:
+        """The rows of a page that nobody works on any more, in groups; the others are too young, or waiting.
+
+        ``mixed``: entries of several thresholds may stand in one group, as whoever claims them looks at each one's.
+        """
         idle = abandoned(rows, self.min_idle_ms)
         due = idle
         if self.backoff != 1:
             due = [entry for entry in idle if self.is_due(entry.idle_ms, entry.deliveries)]
-        return Page(self._grouped(due), len(idle) - len(due))
+        return Page(self._grouped(due, mixed), len(idle) - len(due))
 
-    def _grouped(self, due: list[PendingEntry]) -> list[Group]:
+    def _grouped(self, due: list[PendingEntry], mixed: bool) -> list[Group]:
         if not due:
             return []
         counts = [entry[3] for entry in due]
@@ -91,5 +94,6 @@ class Patience:
         groups: dict[tuple[bool, int], list[PendingEntry]] = defaultdict(list)
         for entry in due:
             is_capped = self.cap_of(entry.deliveries) is not None
-            groups[is_capped, self.threshold_ms(entry.deliveries)].append(entry)
+            threshold_ms = 0 if mixed and not is_capped else self.threshold_ms(entry.deliveries)
+            groups[is_capped, threshold_ms].append(entry)
         return [Group(entries, is_capped) for (is_capped, _), entries in groups.items()]

@@ -165,3 +165,15 @@ def reap_script() -> Script:
 def probe_script(writes: str = "HSET") -> Script:
     """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0. ``writes``: the commands that store."""
     return Script.of(_text("probe.lua").replace("WRITES = 'HSET'", f"WRITES = '{writes}'"))
+
+
+def attempt_script() -> Script:
+    """attempt.lua behind rate.lua: claim for an attempt of the user's code; Redis 6.2 and later."""
+    return Script.declared("attempt.lua", _shared("rate.lua"))
+
+
+def fence_script() -> Script:
+    """The public package's fence.lua, of which there is one copy: act only on what is still ours; Redis 6.2 and later."""
+    from stream_janitor.fence import script_text
+
+    return Script.of(script_text())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from redis import exceptions as redis_errors
@@ -39,10 +40,10 @@ class Sweep:
     """One pass over one group's pending entries list; ``run`` it once."""
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
-        self._context = context
+        self._state = SweepState(context.link, context.budget_s)
+        self._context = context = replace(context, state=self._state)
         self._resume = resume
         self._started_s = time.monotonic()
-        self._state = SweepState(context.link, context.budget_s)
         self._action = action_for(context, resume)
         self._opening = Opening()
         self._batches: Batches | None = None
@@ -109,12 +110,13 @@ class Sweep:
     async def _walk(self, batches: Batches) -> None:
         """Settle what is abandoned on each page while the next one is read."""
         opening, state, patience = self._opening, self._state, Patience.of(self._context.settings)
+        mixed = getattr(self._action, "mixes_thresholds", False)
         end = last_id_worth_reading(opening.summary, opening.now_ms, patience.min_idle_ms)
         walk = Walk(self._context.link, self._context.settings, self._context.page_size)
         in_flight: set[asyncio.Task[None]] = set()
         try:
             async for rows in walk.pages(ranges_from(self._resume.cursor, end), state.stops_at, state.persist):
-                page = patience.sort(rows)
+                page = patience.sort(rows, mixed)
                 self._looked_at += len(rows)
                 self._found += page.found
                 self._waiting += page.waiting
@@ -130,11 +132,15 @@ class Sweep:
     async def _dispatch(self, group: Group, batches: Batches, in_flight: set[asyncio.Task[None]]) -> None:
         """Give a page's entries to as many workers as batches may be in flight; wait for room, not for the end.
 
-        Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared.
+        Entries of a full page stay together, as another page follows for the next worker; a shorter list is shared, in whole
+        batches where the settler wants them.
         """
         entries, settler = group.entries, await batches.settler_for(group.is_capped)
-        workers = 1 if len(entries) >= self._context.page_size else settler.concurrency
+        whole = getattr(settler, "keeps_whole_batches", False)
+        workers = 1 if len(entries) >= self._context.page_size and not whole else settler.concurrency
         size = -(-len(entries) // workers)
+        if whole:
+            size = -(-size // settler.batch_size) * settler.batch_size
         for at in range(0, len(entries), size):
             while len(in_flight) >= settler.concurrency:
                 await _one_of(in_flight)

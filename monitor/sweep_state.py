@@ -52,6 +52,10 @@ class SweepState:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
         return await persist(attempt, self._soft_end, self._link.reconnect, self._contact)
 
+    async def ended(self) -> None:
+        """Wait until the sweep failed or was stopped."""
+        await self._ended.wait()
+
     def fail(self, error: JanitorError) -> None:
         """End the sweep: nothing more is begun."""
         self.note(error)

@@ -29,5 +29,9 @@ class RedisRefused(JanitorError):
     """Redis answered and will not do it (full, read-only, no right, no group). What it refused did not happen."""
 
 
+class HandlerUnusable(JanitorError):
+    """The user's handler could not be made ready, or hangs in every slot. No entry was touched by that."""
+
+
 class TickFailed(JanitorError):
     """At least one stream's sweep ended in an error; its report was logged before this was raised."""

@@ -81,6 +81,11 @@ def seconds(text: str) -> float:
     return float(text)
 
 
+def milliseconds(text: str) -> int:
+    """Milliseconds, from a number of seconds above 0, with decimals if wanted."""
+    return max(int(seconds(text) * 1000), 1)
+
+
 def off_or(parse: Callable[[str], float], off: float = 0) -> Callable[[str], float]:
     """The value ``off`` for ``off``."""
 
@@ -137,6 +142,21 @@ def optional(text: str) -> str | None:
 def unless_off(text: str) -> str | None:
     """Any text; None for ``off``."""
     return None if text.lower() == "off" else text
+
+
+def folder(text: str) -> str:
+    """The name of a folder that is there."""
+    if not os.path.isdir(text):
+        raise ValueError("there is no such folder")
+    return text
+
+
+def handler_name(text: str) -> str | None:
+    """``module:name``, or a handler that ships; None for no text."""
+    word = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    if text and text not in ("webhook", "sql") and not re.fullmatch(f"{word}:{word}", text):
+        raise ValueError("expected module:name, such as billing:handle, or webhook or sql")
+    return text or None
 
 
 def file_name(text: str) -> str | None:

@@ -150,6 +150,45 @@ def dead_letters_lie_elsewhere(values: Values) -> Problems:
         yield "DEAD_LETTER_STREAM", "must not be STREAM_NAME itself"
 
 
+def handle_has_a_handler(values: Values) -> Problems:
+    if values["ACTION"] != "handle":
+        return
+    if not values["HANDLER"] and values.is_good("HANDLER"):
+        yield "HANDLER", "is missing: ACTION=handle calls it; set module:name, webhook or sql"
+    needed = {"webhook": ("HANDLER_URL", "HANDLER_SECRET"), "sql": ("SQL_TABLE", "SQL_COLUMNS")}
+    for variable in needed.get(values["HANDLER"] or "", ()):
+        if not values[variable]:
+            yield variable, f"is missing: HANDLER={values['HANDLER']} needs it"
+
+
+def handle_has_a_lease(values: Values) -> Problems:
+    if values["ACTION"] == "handle" and values["MIN_IDLE_TIME_SEC"] == 0:
+        yield (
+            "MIN_IDLE_TIME_SEC",
+            "must be above 0 for ACTION=handle: it is the lease under which an entry is handled",
+        )
+
+
+def handler_fits_the_budget(values: Values) -> Problems:
+    if values["ACTION"] != "handle":
+        return
+    budget_s = budget_of(values)
+    if timeout_ms_of(values) > round(1000 * (budget_s - 2)):
+        yield "HANDLER_TIMEOUT_SEC", f"must be at most SWEEP_BUDGET_SEC - 2, which is {budget_s - 2:g} s"
+
+
+def budget_of(values: Values) -> float:
+    """SWEEP_BUDGET_SEC; not set, three quarters of a shorter interval."""
+    budget_s: float = values["SWEEP_BUDGET_SEC"]
+    return budget_s if values.is_written("SWEEP_BUDGET_SEC") else min(budget_s, 0.75 * values["MONITOR_SCHEDULE"])
+
+
+def timeout_ms_of(values: Values) -> int:
+    """HANDLER_TIMEOUT_SEC; not set, half of the budget."""
+    timeout_ms: int = values["HANDLER_TIMEOUT_SEC"]
+    return timeout_ms if values.is_written("HANDLER_TIMEOUT_SEC") else int(500 * budget_of(values))
+
+
 def backoff_ends_above_the_minimum(values: Values) -> Problems:
     least_ms = values["MIN_IDLE_TIME_SEC"] or 0
     if values["RETRY_BACKOFF"] > 1 and values["RETRY_BACKOFF_MAX_SEC"] < least_ms:
@@ -223,6 +262,9 @@ STREAM_RULES: Final[tuple[Rule, ...]] = (
     script_waits_for_no_replicas,
     rate_limit_has_a_key_in_the_slot,
     dead_letters_lie_elsewhere,
+    handle_has_a_handler,
+    handle_has_a_lease,
+    handler_fits_the_budget,
     backoff_ends_above_the_minimum,
     settings_of_another_action,
     requeued_entries_are_new,

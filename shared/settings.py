@@ -242,6 +242,65 @@ class StreamSettings:
             item_key="recovered_channel",
         ),
     )  # fmt: skip
+    handler: str | None = field(
+        default=None,
+        metadata=env.get(
+            "HANDLER", "", parse.handler_name,
+            "under ACTION=handle, your code: `module:name`, or a handler that ships, `webhook` or `sql`", item_key="handler",
+        )
+    )  # fmt: skip
+    handler_path: str = field(
+        default=".",
+        metadata=env.get(
+            "HANDLER_PATH", ".", parse.folder,
+            "the folder in which HANDLER's module is looked for, after all others; by default the working directory",
+            item_key="handler_path",
+        )
+    )  # fmt: skip
+    handler_timeout_ms: int = field(
+        default=7500,
+        metadata=env.get(
+            "HANDLER_TIMEOUT_SEC", "7.5", parse.milliseconds,
+            "what one call may take; at most SWEEP_BUDGET_SEC - 2. Not set: half of SWEEP_BUDGET_SEC", unit="s",
+            item_key="handler_timeout_sec",
+        )
+    )  # fmt: skip
+    handler_batch: int = field(
+        default=1,
+        metadata=env.get(
+            "HANDLER_BATCH", "1", parse.whole(1, 500),
+            "that a call gets whenever so many are there, at most 500 and 2 MB (or a single one)", unit="entries",
+            item_key="handler_batch",
+        )
+    )  # fmt: skip
+    handler_url: str | None = field(
+        default=None,
+        repr=False,
+        metadata=env.get(
+            "HANDLER_URL", "", parse.optional,
+            "where `webhook` posts to (https), or the database of `sql` (by default a SQLite file); a secret, never printed",
+            item_key="handler_url",
+        )
+    )  # fmt: skip
+    handler_secret: str | None = field(
+        default=None,
+        repr=False,
+        metadata=env.get(
+            "HANDLER_SECRET", "", parse.optional,
+            "with which `webhook` signs, 24 to 64 random bytes in base64; a secret, never printed", item_key="handler_secret",
+        )
+    )  # fmt: skip
+    sql_table: str | None = field(
+        default=None,
+        metadata=env.get("SQL_TABLE", "", parse.optional, "into which `sql` inserts", item_key="sql_table"),
+    )
+    sql_columns: str | None = field(
+        default=None,
+        metadata=env.get(
+            "SQL_COLUMNS", "", parse.optional,
+            "which of its columns is filled from which field: `column=field, column=field`", item_key="sql_columns",
+        )
+    )  # fmt: skip
     max_deliveries: int = field(
         default=0,
         metadata=env.get(
@@ -364,6 +423,13 @@ class Settings:
         metadata=env.get(
             "CONCURRENCY", "4", parse.whole(1, 64),
             "under way at once in gather mode, at most 64; those of all streams that one server holds", unit="batches",
+        )
+    )  # fmt: skip
+    handler_concurrency: int = field(
+        default=4,
+        metadata=env.get(
+            "HANDLER_CONCURRENCY", "4", parse.whole(1, 64),
+            "that the process makes at once, at most 64, whatever the number of streams", unit="calls",
         )
     )  # fmt: skip
 

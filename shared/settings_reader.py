@@ -11,7 +11,7 @@ from shared.id_fields import fields_read
 from shared.own_keys import collisions
 from shared.setting_parsers import schema
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule
+from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_ms_of
 from shared.settings import (
     DEFAULT_JSON_SCHEMA,
     ITEM_KEYS,
@@ -104,8 +104,7 @@ def read_settings(environment: Mapping[str, str] | None) -> Settings:
     reading.ask(RULES)
     if reading.problems:
         raise SettingsError(reading.problems)
-    if not reading.is_written("SWEEP_BUDGET_SEC"):
-        read["budget_s"] = min(read["budget_s"], 0.75 * read["interval_s"])
+    read["budget_s"] = budget_of(reading)
     return Settings(**{**read, "redis": redis, "streams": streams})
 
 
@@ -181,6 +180,7 @@ def _stream(reading: Reading) -> StreamSettings:
     reading.ask(STREAM_RULES)
     if not reading.is_written("DEAD_LETTER_STREAM"):
         read["dead_letter_stream"] = f"{read['stream']}:dead"
+    read["handler_timeout_ms"] = timeout_ms_of(reading)
     if read["action"] in ("requeue", "handle") and not reading.is_written("MAX_DELIVERIES"):
         read["max_deliveries"] = 10
     if read["action"] == "handle" and not reading.is_written("RETRY_BACKOFF"):

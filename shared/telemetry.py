@@ -113,9 +113,24 @@ INSTRUMENTS: Final = (
     PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION, LAST_SWEEP_TIME,
     LAST_SUCCESS_TIME,
 )  # fmt: skip
+HANDLER_DURATION: Final = Instrument(
+    "histogram",
+    "stream_janitor.handler.duration",
+    "s",
+    "How many seconds a call of the handler took, up to its timeout.",
+)
+HANDLER_ATTEMPTS: Final = Instrument(
+    "counter",
+    "stream_janitor.handler.attempts",
+    "{message}",
+    "How many entries the handler was called with, by what it said of them.",
+)
+HANDLER_INSTRUMENTS: Final = (HANDLER_DURATION, HANDLER_ATTEMPTS)
+"""Only under ACTION=handle; made at its first call."""
 DURATION_BOUNDARIES_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0)
 
 OUTCOME: Final = "stream_janitor.outcome"
+VERDICT: Final = "stream_janitor.verdict"
 LINKS_LEFT_OUT: Final = "stream_janitor.links_left_out"
 
 
@@ -203,6 +218,9 @@ class GroupTelemetry:
     def settle(self, count: int) -> AbstractContextManager[object]:
         """The span around the round trip that acknowledges ``count`` entries; by script, it also claims and stores them."""
         return _TELLS_NOTHING
+
+    def handled(self, duration_s: float, verdicts: Mapping[str, int]) -> None:
+        """A call of the handler has ended: what it said, and of how many entries."""
 
 
 _TELLS_NOTHING: Final = contextlib.nullcontext()
@@ -414,6 +432,8 @@ class _Instruments:
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         meter = meters.get_meter(SCOPE)
+        self._meter = meter
+        self._handlers: tuple[Any, Any] | None = None
         self._readings: dict[tuple[str, str], _Reading] = {}
         self._times: dict[tuple[str, str], _Times] = {}
         self._now_s, self._unix_s = now_s, unix_s
@@ -432,6 +452,24 @@ class _Instruments:
         callbacks |= {instrument: self._callback_of_time(read) for instrument, read in _READ_TIME.items()}
         for instrument, callback in callbacks.items():
             meter.create_observable_gauge(instrument.name, [callback], instrument.unit, instrument.description)
+
+    def record_call(self, duration_s: float, verdicts: Mapping[str, int], stream: str, group: str) -> None:
+        attributes = _group_attributes(stream, group)
+        duration, attempts = self._of_handlers()
+        duration.record(duration_s, attributes)
+        for verdict, count in verdicts.items():
+            attempts.add(count, {**attributes, VERDICT: verdict})
+
+    def _of_handlers(self) -> tuple[Any, Any]:
+        if self._handlers is None:
+            took, attempts = HANDLER_INSTRUMENTS
+            self._handlers = (
+                self._meter.create_histogram(
+                    took.name, took.unit, took.description, explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S
+                ),
+                self._meter.create_counter(attempts.name, attempts.unit, attempts.description),
+            )
+        return self._handlers
 
     def _callback(
         self, read: Callable[[Standing], int | float | None]
@@ -523,6 +561,9 @@ class _TellingOfGroup(GroupTelemetry):
 
     def settle(self, count: int) -> AbstractContextManager[object]:
         return self._span("settle", self._kinds.CLIENT, _operation("settle", "settle", count))
+
+    def handled(self, duration_s: float, verdicts: Mapping[str, int]) -> None:
+        self._instruments.record_call(duration_s, verdicts, self._stream, self._group)
 
     @contextlib.contextmanager
     def _span(self, verb: str, kind: SpanKind, attributes: Attributes) -> Iterator[Span]:

@@ -22,6 +22,12 @@ GATHER: Final = (
 )
 """SETTLE_MODE gather, and auto without +evalsha. Redis 6 has no %W: write ~tweet:* there."""
 
+HANDLE: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream"
+    " +client|setname +ping +time +xpending +xrange +xclaim +xack +evalsha +script|load"
+)
+"""ACTION=handle: no hash and no index."""
+
 DEAD_LETTERS: Final = (
     "ACL SETUSER stream_janitor %W~tweets_stream:dead ~tweets_stream:dead:attempts +xadd +hincrby +expire +hdel"
 )

@@ -32,7 +32,9 @@ _numbers = itertools.count(1)
 def _no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody may have production exported."""
     for name in list(os.environ):
-        if name.startswith(("REDIS_", "STREAM", "MONITOR", "OTEL_", "APPLICATIONINSIGHTS")):
+        if name.startswith(
+            ("REDIS_", "STREAM", "MONITOR", "OTEL_", "APPLICATIONINSIGHTS", "ACTION", "HANDLER", "SQL_")
+        ):
             monkeypatch.delenv(name)
 
 

@@ -24,9 +24,12 @@ def stream(**changes: str) -> StreamSettings:
     return one
 
 
+HANDLERS = {"handle": {"HANDLER": "billing:pay"}}
+
+
 def problems(**changes: str) -> tuple[str, ...]:
     with pytest.raises(SettingsError) as caught:
-        Settings.from_env({**LEAST, **changes})
+        Settings.from_env({**LEAST, **HANDLERS.get(changes.get("ACTION", ""), {}), **changes})
     return caught.value.problems
 
 

@@ -172,7 +172,7 @@ def files_in(folder: Path) -> set[Path]:
 def test_the_image_holds_the_janitor_and_no_secrets_tests_or_azure(image: Path) -> None:
     names = {path.relative_to(image).as_posix() for path in files_in(image / "janitor")}
     assert {"janitor/monitor/settle.lua", "janitor/shared/settings.py"} <= names
-    assert {name.split("/")[1] for name in names} == {"monitor", "shared"}
+    assert {name.split("/")[1] for name in names} == {"monitor", "shared", "stream_janitor"}
     assert not (image / "packages" / "azure").exists()
 
 

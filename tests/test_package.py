@@ -92,12 +92,14 @@ def tick_in(package: Path, **environment: str) -> dict[str, Any]:
 
 def test_what_is_uploaded_is_what_one_tick_needs_and_no_more() -> None:
     top = {path.parts[0] for path in uploaded()}
-    assert top == {"function_app.py", "host.json", "requirements.txt", "monitor", "shared"}
+    assert top == {"function_app.py", "host.json", "requirements.txt", "monitor", "shared", "stream_janitor"}
 
 
 def test_lua_scripts_are_uploaded_and_caches_are_not() -> None:
     paths = uploaded()
-    scripts = {path.relative_to(ROOT) for path in (ROOT / "monitor").glob("*.lua")}
+    scripts = {
+        path.relative_to(ROOT) for path in (*(ROOT / "monitor").glob("*.lua"), *ROOT.glob("stream_janitor/*.lua"))
+    }
     assert scripts
     assert scripts <= set(paths)
     assert {path.suffix for path in paths} == {".py", ".lua", ".json", ".txt"}

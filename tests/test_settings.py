@@ -238,6 +238,11 @@ BAD = {
     "REQUEUE_TO": ["other_stream"],
     "MAX_REQUEUES": ["-1", "five", "1000001", "4"],
     "REQUEUE_WITH_OTHER_GROUPS": ["perhaps", "true"],
+    "HANDLER": ["billing", "billing:", "a b:c", "http"],
+    "HANDLER_PATH": ["/no/such/folder"],
+    "HANDLER_TIMEOUT_SEC": ["0", "-1", "soon", "nan"],
+    "HANDLER_BATCH": ["0", "501", "all"],
+    "HANDLER_CONCURRENCY": ["0", "65", "many"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",
@@ -248,6 +253,10 @@ ANYTHING_GOES = {
     "INDEX_NAME",
     "REAP_KEEP",
     "RECOVERED_CHANNEL",
+    "HANDLER_URL",
+    "HANDLER_SECRET",
+    "SQL_TABLE",
+    "SQL_COLUMNS",
 }
 
 

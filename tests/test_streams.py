@@ -72,6 +72,8 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "max_deliveries": 7, "retry_backoff": 1.5, "retry_backoff_max_sec": 60, "dead_letter_brake": False,
         "schema": "$.a AS a TEXT", "settle_mode": "gather", "on_conflict": "keep", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
+        "handler": "a:b", "handler_path": "/", "handler_timeout_sec": 3, "handler_batch": 5, "handler_url": "https://h/",
+        "handler_secret": "secret", "sql_table": "t", "sql_columns": "a=b",
         "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60, "store_as": "json",
         "payload_field": "data",
         "requeue_to": "", "max_requeues": 5, "requeue_with_other_groups": False,
@@ -88,6 +90,14 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
     assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
+    assert (stream.handler, stream.handler_path, stream.handler_timeout_ms, stream.handler_batch) == (
+        "a:b",
+        "/",
+        3000,
+        5,
+    )
+    assert (stream.handler_url, stream.handler_secret) == ("https://h/", "secret")
+    assert (stream.sql_table, stream.sql_columns) == ("t", "a=b")
     assert (stream.max_deliveries, stream.retry_backoff, stream.retry_backoff_max_ms) == (7, 1.5, 60_000)
     assert stream.dead_letter_brake is False
     assert (stream.store_ttl_ms, stream.store_as, stream.payload_field) == (60_000, "json", "data")

@@ -73,6 +73,7 @@ class Observer(Protocol):
 ACTIONS: Final = {
     "store": "StoreAction",
     "requeue": "RequeueAction",
+    "handle": "HandleAction",
     "dead_letter": "DeadLetterAction",
     "observe": "ObserveAction",
 }

@@ -18,7 +18,7 @@ from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
-from monitor.cli.rights import Missing, Right, may_publish, missing, needed
+from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
@@ -203,8 +203,10 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
     try:
         await _group(findings, link, stream)
         _action(findings, stream)
+        if stream.action == "handle":
+            await _handle(findings, link, redis, stream)
+            return
         search = SearchIndex(link, stream)
-        index = await search.ask()
         await _json_module(findings, link, stream)
         index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
@@ -267,6 +269,21 @@ async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSet
             else ""
         )
         findings.ok("target", f"{target}{also}", **named)
+
+
+async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    """The handler is looked for, not opened or called."""
+    from monitor.actions.handle import spec_of
+    from monitor.handling.find import find
+
+    try:
+        find(spec_of(stream))
+        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
+    except SettingsError as error:
+        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
+    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
+    await _dead_letter_stream(findings, link, stream)
+    _rate_limit(findings, stream)
 
 
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:

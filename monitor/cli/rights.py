@@ -113,6 +113,21 @@ def _for_requeue(settings: StreamSettings) -> list[Right]:
     return rights
 
 
+def needed_to_handle(settings: StreamSettings, cluster: bool) -> list[Right]:
+    """The rights for a sweep of ACTION=handle, dead letters, rate limit and reaping included."""
+    stream, group = settings.stream, settings.group
+    rights = [
+        Right("time", "", ("TIME",), "the server's clock"),
+        Right("xpending", stream, ("XPENDING", stream, group, "-", "+", NO_NUMBER), "finding what is pending"),
+        Right("xrange", stream, ("XRANGE", stream, NO_ID, NO_ID), "reading entries"),
+        Right("xclaim", stream, ("XCLAIM", stream, group, settings.consumer, NO_NUMBER, NO_ID), "claiming"),
+        Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
+        *SCRIPTS,
+    ]
+    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
+    return rights + (CLUSTER if cluster else []) + [right for those in others for right in those(settings)]
+
+
 SCRIPTS: Final = [
     Right("evalsha", "", ("EVALSHA", NO_SHA1, 0), "settling by script"),
     Right("script|load", "", ("SCRIPT", "LOAD", probe_script().text), "settling by script"),

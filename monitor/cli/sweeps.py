@@ -18,7 +18,7 @@ from rich.progress import Progress
 from monitor.actions import Observer, action_class
 from monitor.cli.call import Call, command, stop_on_signals, worst
 from monitor.cli.dry_run import Forecast, dry_run
-from monitor.cli.exits import FINE, INTERRUPTED, UsageProblem
+from monitor.cli.exits import FAILED, FINE, INTERRUPTED, UsageProblem
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.context import ResumeState, SweepContext
@@ -35,6 +35,8 @@ from shared.suspicious_settings import warn_of_suspicious_settings
 from shared.telemetry import Telemetry, of_process
 
 INTERVALS_ALIVE = 3
+HUNG_SWEEPS = 3
+"""``run`` ends after so many sweeps in a row in which every handler call hung: no thread can be ended, only the process."""
 LOOKS_PER_S = 10
 LONGEST_NAP_S = 30.0
 """The clock may be set meanwhile; how late that is noticed at most."""
@@ -53,7 +55,7 @@ async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
 
 
 async def _sweep(call: Call, settings: Settings) -> int:
-    async with _janitor(settings, of_process()) as janitor:
+    async with _janitor(call, of_process(), settings) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
@@ -67,8 +69,8 @@ async def _sweep(call: Call, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _janitor(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Janitor]:
-    janitor = Janitor(settings, telemetry)
+async def _janitor(call: Call, telemetry: Telemetry, settings: Settings) -> AsyncIterator[Janitor]:
+    janitor = Janitor(settings, telemetry, show_tracebacks=call.debug)
     try:
         yield janitor
     finally:
@@ -153,14 +155,17 @@ def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
     help="Say in FILE that attempts are finished, for python -m monitor.heartbeat [--ready] FILE as a probe.",
 )
 async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
-    """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
+    """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0.
+
+    Exits with 1 after three sweeps in a row in which every handler call hung, so that a supervisor starts it again.
+    """
     warn_of_suspicious_settings(call.environment)
     settings = call.settings
     schedule = call.environment.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE
     alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None
     if alive and (problem := alive.beat()):
         raise UsageProblem(f"--heartbeat {heartbeat}: {problem}")
-    async with _janitor(settings, of_process(can_be_scraped=True)) as janitor:
+    async with _janitor(call, of_process(can_be_scraped=True), settings) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
@@ -168,19 +173,25 @@ async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
 
         with stop_on_signals(stop_sweeps) as stop:
             call.out.note(f"sweeping on the schedule {schedule}, in UTC; SIGTERM ends it")
-            last = datetime.now(timezone.utc)
-            while not stop:
+            last, hung = datetime.now(timezone.utc), 0
+            while not stop and hung < HUNG_SWEEPS:
                 last = next(fires(schedule, max(last, datetime.now(timezone.utc))))
                 await _sleep_until(last, stop.sleep, lambda: bool(stop))
                 if stop:
                     break
                 reports = await janitor.tick()
+                hung = hung + 1 if janitor.runner is not None and janitor.runner.all_hung else 0
                 _print(call, tuple(report for report in reports if verbose or call.as_json or not report.is_quiet))
                 _tell_errors(call, janitor)
                 _tell_lateness(call, reports, settings.interval_s)
                 answered = any(report.index != NOT_ASKED for report in reports)
                 if alive and (problem := alive.beat(answered)):
                     call.out.note(f"warning: the heartbeat could not be written: {problem}")
+    if hung >= HUNG_SWEEPS:
+        call.out.note(
+            f"error: every handler call hung in {hung} sweeps in a row; ended, so that a supervisor starts it again"
+        )
+        return FAILED
     call.out.note("ended")
     return INTERRUPTED if stop.by is signal.SIGINT else FINE
 
