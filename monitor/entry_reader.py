@@ -16,6 +16,9 @@ from shared.redis_client import RedisLink, raise_first
 TOO_LARGE: Final = (
     "too large to carry: its reply is lost each time (the link, or client-output-buffer-limit); a script may settle it"
 )
+LOST: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError)
+NOTHING_THERE: Final = ("0-1", "0-1")
+"""A range that asks the stream's own server, in a cluster too, and costs nothing."""
 MOST_LOSSES: Final = 2
 """How often the reply for one entry alone may be lost, on a server that answers otherwise, until it is named."""
 
@@ -49,26 +52,32 @@ class EntryReader:
     async def _read_or_lose(self, ids: Sequence[bytes]) -> list[list[bytes] | None]:
         try:
             held = await self._read(ids)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+        except LOST as error:
             self.portion.was_lost()
-            if len(ids) == 1 and (isinstance(error, ReplyTooLarge) or await self._cannot_come(ids[0])):
-                raise TooLargeToCarry from None
-            if isinstance(error, ReplyTooLarge):  # for all of them together; not for one alone
-                raise redis_errors.ConnectionError("too many entries at a time") from None
-            raise
+            held = await self._read_again(ids, error)
         self._losses.pop(ids[0], None)
         present = held if None not in held else [fields for fields in held if fields is not None]
         self.portion.came(len(ids), sum(map(len, chain.from_iterable(present))))  # type: ignore[arg-type]
         return held
 
-    async def _cannot_come(self, entry_id: bytes) -> bool:
-        """Whether it was this entry's reply that was lost too often, and not the server."""
-        losses = self._losses[entry_id] = self._losses.get(entry_id, 0) + 1
+    async def _read_again(self, ids: Sequence[bytes], error: Exception) -> list[list[bytes] | None]:
+        """After a lost reply: the next attempt asks for one entry; one that was asked for alone is asked for once more."""
+        if len(ids) > 1:
+            if isinstance(error, ReplyTooLarge):  # for all of them together; not for one alone
+                raise redis_errors.ConnectionError("too many entries at a time") from None
+            raise error
+        if isinstance(error, ReplyTooLarge):
+            raise TooLargeToCarry from None
+        losses = self._losses[ids[0]] = self._losses.get(ids[0], 0) + 1
         if losses < MOST_LOSSES:
-            return False
-        await self._link.call("TIME")  # a server that is away is no fault of the entry
-        del self._losses[entry_id]
-        return True
+            raise error
+        # A server that is away, or was until now, is no fault of the entry.
+        await self._link.call("XRANGE", self._stream, *NOTHING_THERE)
+        try:
+            return await self._read(ids)
+        except LOST:
+            del self._losses[ids[0]]
+            raise TooLargeToCarry from None
 
     async def _read(self, ids: Sequence[bytes]) -> list[list[bytes] | None]:
         rows = await self._link.call("XRANGE", self._stream, ids[0], ids[-1], "COUNT", len(ids))

@@ -9,6 +9,7 @@ from redis import exceptions as redis_errors
 
 from demo.redis import RedisServer
 from monitor.actions.gather import GatherSettle
+from monitor.entry_reader import TOO_LARGE
 from monitor.fetch import CAME_AND_WENT
 from monitor.gone import Gone
 from monitor.outcomes import Outcome
@@ -120,3 +121,32 @@ async def test_a_lost_reply_shrinks_the_batch_to_one_entry(scene: Scene, link: S
         page = page[batch.taken :]
     assert scene.pending() == 0
     assert sizes[:3] == [4, 1, 2]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_an_entry_that_cannot_come_even_alone_is_named_and_a_server_that_is_away_is_not(
+    scene: Scene, link: ServerLink, answers: bool
+) -> None:
+    scene.add_tweets(1)
+    scene.abandon()
+    gather = GatherSettle(link, scene.settings().streams[0], 4)
+    seen = Wire(link)
+
+    def lost(command: Command) -> None:
+        if command[0] == "XRANGE" and (command[2] != "0-1" or not answers):
+            raise redis_errors.ConnectionError("cut off")
+
+    seen.before = lost
+    (entry,) = candidates(scene)
+    for _ in range(3):
+        try:
+            batch = await gather.settle([entry])
+            break
+        except redis_errors.ConnectionError:
+            continue
+    else:
+        assert not answers
+        return
+    assert answers
+    assert batch.named == [(Outcome.FAILED, TOO_LARGE, entry.entry_id)]
+    assert scene.pending() == 1

@@ -132,7 +132,10 @@ def test_show_and_a_dry_run_tell_and_change_nothing(stuck: Scene) -> None:
     first = stuck.pending_rows()[0][0]
     assert isinstance(first, bytes)
     told = inside(environment, "show", first.decode()).out
-    assert "ACTION=observe; store: processed; requeue: requeued; handle: handled; dead_letter: dead_lettered (abandoned)" in told
+    assert (
+        "ACTION=observe; store: processed; requeue: requeued; handle: handled; dead_letter: dead_lettered (abandoned)"
+        in told
+    )
     assert dump(stuck) == before
 
 
