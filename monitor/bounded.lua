@@ -1,8 +1,9 @@
 -- A bounded run over pending entries: reads them a few at a time, and ends before it keeps anybody waiting for long.
--- Put before requeue.lua (see scripts.py).
+-- Put before settle.lua and requeue.lua (see scripts.py).
 
 -- Entries are read a few at a time, since each may be of 1 MB (1.3 ms to read), until CHUNK of them are there or they made
--- Lua's memory grow by HEAVY_KB; then the clock is looked at.
+-- Lua's memory grow by HEAVY_KB; then all are written, which an indexing server does faster in a row; then the clock is
+-- looked at.
 local CHUNK, LARGEST_SLICE, HEAVY_KB = 32, 8, 128
 -- TIME stands still in a script; the processor's clock does not. Redis 7.0 keeps it from scripts: there a run ends with so
 -- many entries, or the first heavy chunk.

@@ -119,7 +119,8 @@ def store_script() -> Script:
 def settle_script() -> Script:
     """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
     run before it starts."""
-    return Script.declared("settle.lua", _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
+    before = _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua", "bounded.lua")
+    return Script.declared("settle.lua", before, "#!lua\n")
 
 
 def requeue_script() -> Script:

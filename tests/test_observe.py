@@ -146,6 +146,18 @@ async def test_where_other_groups_read_the_stream_requeue_is_said_to_be_refused(
     assert ["audit" in note for note in report.observed.notes] == [True]
 
 
+async def test_an_entry_that_was_delivered_too_often_is_foreseen_as_dead_lettered_by_every_action(
+    scene: Scene, sweep: Sweeper
+) -> None:
+    scene.add_tweets(2)
+    ids = scene.abandon()
+    scene.age(ids[:1], deliveries=3)
+    report = await sweep(scene.settings(ACTION="observe", MAX_DELIVERIES="3"))
+    assert report.observed is not None
+    capped = "dead_lettered (delivered as often as MAX_DELIVERIES allows)"
+    assert [outcomes.get(capped) for outcomes in report.observed.would.values()] == [1] * len(report.observed.would)
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------------
 
 

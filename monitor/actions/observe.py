@@ -19,7 +19,7 @@ from monitor.actions.requeue import cannot_see_groups, others_would_see
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
 from monitor.decide import abandoned, last_id_worth_reading
-from monitor.forecast import Forecast, by_every_action, read_fields
+from monitor.forecast import Forecast, by_every_action, capped, read_fields
 from monitor.group_stats import other_groups
 from monitor.observation import IDLE_NAMES, Observation, Observing, Walked, summed
 from monitor.opening import Opening
@@ -94,25 +94,29 @@ class ObserveAction:
     async def _foreseen(self, opening: Opening, state: SweepState) -> dict[str, list[Forecast]]:
         context, found = self._context, dict[str, list[Forecast]]()
         async with aclosing(self._sample(opening, state)) as sample:
-            async for ids, fields in sample:
+            async for entries, fields in sample:
+                ids = [entry.entry_id for entry in entries]
+                caps = [capped(entry, context.settings) for entry in entries]
                 for action, ones in (await by_every_action(context.link, context.settings, ids, fields)).items():
-                    found.setdefault(action, []).extend(ones)
+                    expected = [cap or one for cap, one in zip(caps, ones, strict=True)]
+                    found.setdefault(action, []).extend(expected)
         return found
 
     async def _sample(
         self, opening: Opening, state: SweepState
-    ) -> AsyncGenerator[tuple[list[bytes], list[list[bytes] | None]], None]:
+    ) -> AsyncGenerator[tuple[Sequence[PendingEntry], list[list[bytes] | None]], None]:
         """Bodies in small groups, MOST_BODIES and about MOST_BYTES of them; the cursor follows what was read."""
-        ids = [entry.entry_id for entry in await self._next_entries(opening, state)]
+        entries = await self._next_entries(opening, state)
         size, left, heaviest = 1, MOST_BYTES, 1
-        while ids and left >= heaviest:
+        while entries and left >= heaviest:
             size = max(1, min(size, left // heaviest))
-            group, ids = ids[:size], ids[size:]
-            fields = await read_fields(self._context.link, self._context.settings.stream, group)
+            group, entries = entries[:size], entries[size:]
+            ids = [entry.entry_id for entry in group]
+            fields = await read_fields(self._context.link, self._context.settings.stream, ids)
             weights = [sum(map(len, held)) for held in fields if held]
             left -= sum(weights)
             heaviest = max([heaviest, *weights])
-            self._observing.cursor = following(group[-1])
+            self._observing.cursor = following(ids[-1])
             yield group, fields
             size = min(2 * size, 64)
 
