@@ -19,17 +19,17 @@ from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
 from bench.machine import describe_machine
 from bench.memory import measure_memory
-from bench.methods import CLUSTERED, COMPARED, SPREAD_OVER
+from bench.methods import CLUSTERED, COMPARED, REQUEUEING, SPREAD_OVER
 from bench.plans import FULL, GROWING, LIMITED_OR_NOT, QUICK, Plan
 from bench.prepared import PreparedFiles
 from bench.rate_window import RateWindow, measure_rate_window
-from bench.results import CLUSTER, FOLDER, GROWTH, MAIN, RATE_LIMIT, SPREAD, Results
+from bench.results import CLUSTER, FOLDER, GROWTH, MAIN, RATE_LIMIT, REQUEUE, SPREAD, Results
 from bench.rounds import Round, run_round
 from bench.small_stream import SmallStream, measure_small_stream
 from bench.table import tables
 from demo.redis import NoServer
 
-PARTS = ("methods", "growth", "rate-limit", "idle", "cold")
+PARTS = ("methods", "growth", "rate-limit", "requeue", "idle", "cold")
 SIZING_PARTS = ("methods", "rate-limit", "spread", "cluster", "small", "window", "memory")
 """What the sizing page is made of; of the methods, ours."""
 MODES = ("script", "gather")
@@ -83,6 +83,7 @@ def _rounds_of(files: PreparedFiles, plan: Plan, methods: list[str]) -> dict[str
         RATE_LIMIT: _limit_rate(files, plan),
         SPREAD: _spread(files, plan),
         CLUSTER: _cluster(files, plan),
+        REQUEUE: _requeue(files, plan),
     }
 
 
@@ -134,6 +135,12 @@ def _cluster(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
             yield from _told(run_round(files, CLUSTER, method, False, plan.cluster_entries, number))
 
 
+def _requeue(files: PreparedFiles, plan: Plan) -> Iterator[Round]:
+    for number in range(plan.requeue_rounds):
+        for method in _rotated(list(REQUEUEING), number):
+            yield from _told(run_round(files, REQUEUE, method, False, plan.requeue_entries, number))
+
+
 def _rotated(methods: list[str], number: int) -> list[str]:
     """Each round begins with another method, so that none is always the one after a pause."""
     start = number % max(1, len(methods))
@@ -162,6 +169,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             entries=dict.fromkeys(COMPARED, options.entries),
             rate_limit_entries=options.entries,
             spread_entries=options.entries,
+            requeue_entries=options.entries,
             cluster_entries=options.entries,
         )
     if options.rounds:
@@ -173,6 +181,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             growth_rounds=rounds,
             rate_limit_rounds=rounds,
             spread_rounds=rounds,
+            requeue_rounds=rounds,
             cluster_rounds=rounds,
             small_rounds=rounds,
         )

@@ -10,7 +10,7 @@ from statistics import median
 from bench.idle_ticks import IdleTicks
 from bench.markdown import markdown_table
 from bench.prepared import Seed
-from bench.results import GROWTH, MAIN, RATE_LIMIT, SPREAD, Results, Summary
+from bench.results import GROWTH, MAIN, RATE_LIMIT, REQUEUE, SPREAD, Results, Summary
 
 SMALL, LARGE = 10_000, 1_000_000
 MINUTE_S = 60
@@ -43,6 +43,7 @@ def check_goals(results: Results) -> list[Goal]:
         *_rates(results),
         *_growth(results),
         *_rate_limit(results),
+        *_requeue(results),
         *_spread(results),
         *_small_streams(results),
         *_rate_windows(results),
@@ -124,6 +125,12 @@ def _rate_limit(results: Results) -> list[Goal]:
         ratio = _ratio(limited.seconds, free.seconds) if free and limited else None
         goals.append(Goal(f"{mode}, time under a rate limit that does not bite ÷ without", ratio, 1.05, False))
     return goals
+
+
+def _requeue(results: Results) -> list[Goal]:
+    limit, script = (results.summary(REQUEUE, method, False) for method in ("requeue-limit", "requeue-script"))
+    remark = f"{script.entries_per_s:,.0f} ÷ {limit.entries_per_s:,.0f} entries/s" if script and limit else ""
+    return [Goal("requeue by script ÷ its limit", _ratio(_rate(script), _rate(limit)), 0.80, True, remark)]
 
 
 def _spread(results: Results) -> list[Goal]:

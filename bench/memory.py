@@ -38,7 +38,8 @@ class Memory:
 
 
 def measure_memory(entries: int) -> list[Memory]:
-    return [_measure(example, entries) for example in EXAMPLES.values()]
+    storing = [example for example in EXAMPLES.values() if example.stream.action == "store"]
+    return [_measure(example, entries) for example in storing]
 
 
 def _measure(example: Example, entries: int) -> Memory:

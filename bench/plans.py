@@ -27,6 +27,8 @@ class Plan:
     rate_limit_rounds: int
     spread_entries: int
     spread_rounds: int
+    requeue_entries: int
+    requeue_rounds: int
     cluster_entries: int
     cluster_rounds: int
     small_beside: int
@@ -60,6 +62,8 @@ QUICK = Plan(
     rate_limit_rounds=3,
     spread_entries=40_000,
     spread_rounds=3,
+    requeue_entries=30_000,
+    requeue_rounds=3,
     cluster_entries=15_000,
     cluster_rounds=1,
     small_beside=50_000,
@@ -90,6 +94,8 @@ FULL = Plan(
     rate_limit_rounds=7,
     spread_entries=160_000,
     spread_rounds=5,
+    requeue_entries=100_000,
+    requeue_rounds=5,
     cluster_entries=60_000,
     cluster_rounds=5,
     small_beside=1_000_000,

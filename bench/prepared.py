@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import tweets
 from bench.wire import LAST_REPLY, connect, encode, encode_words, stream_file
+from monitor.requeued import ORIGINAL_ENTRY_ID, REQUEUE_COUNT
 
 STREAM, GROUP, PREFIX = b"tweets_stream", b"redisearch_app_group", b"tweet:"
 MIN_IDLE_S = 600
@@ -43,7 +44,11 @@ class PreparedFiles:
 
     def limit(self, entries: int) -> Path:
         """The commands that settle abandoned entries, and nothing else."""
-        return self._written(self._folder / f"limit-{entries}", _limit_commands(entries))
+        return self._written(self._folder / f"limit-{entries}", _limit_commands(entries, _store))
+
+    def requeue_limit(self, entries: int) -> Path:
+        """The commands that requeue abandoned entries, and nothing else."""
+        return self._written(self._folder / f"requeue-limit-{entries}", _limit_commands(entries, _add_again))
 
     def _written(self, path: Path, commands: Iterator[bytes]) -> Path:
         if not path.exists():
@@ -83,7 +88,7 @@ def _abandon(chunk: range, processor: bytes, stream: bytes) -> bytes:
     return encode(b"XCLAIM", stream, GROUP, processor, b"0", *ids, *idle)
 
 
-def _limit_commands(entries: int) -> Iterator[bytes]:
+def _limit_commands(entries: int, write: Callable[[int], bytes]) -> Iterator[bytes]:
     min_idle = b"%d" % (1_000 * MIN_IDLE_S)
     for page in _chunks(range(entries), PAGE):
         start = b"(" + tweets.entry_id(page.start - 1) if page.start else b"-"
@@ -92,9 +97,14 @@ def _limit_commands(entries: int) -> Iterator[bytes]:
             numbers = range(first, min(first + CLAIM, page.stop))
             ids = [tweets.entry_id(number) for number in numbers]
             yield encode(b"XCLAIM", STREAM, GROUP, LIMIT_CONSUMER, min_idle, *ids)
-            yield b"".join(_store(number) for number in numbers)
+            yield b"".join(write(number) for number in numbers)
             yield encode(b"XACK", STREAM, GROUP, *ids)
 
 
 def _store(number: int) -> bytes:
     return b"*12\r\n" + encode_words(b"HSET", PREFIX + tweets.tweet_id(number)) + _fields(number)
+
+
+def _add_again(number: int) -> bytes:
+    mark = encode_words(ORIGINAL_ENTRY_ID, tweets.entry_id(number), REQUEUE_COUNT, b"1")
+    return b"*17\r\n" + encode_words(b"XADD", STREAM, b"*") + _fields(number) + mark

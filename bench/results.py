@@ -17,6 +17,7 @@ from bench.small_stream import SmallStream
 
 FOLDER = Path(__file__).parent / "results"
 MAIN, GROWTH, RATE_LIMIT, SPREAD, CLUSTER = "methods", "growth", "rate-limit", "spread", "cluster"
+REQUEUE = "requeue"
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,11 @@ from redis import RedisCluster
 from bench import tweets
 from bench.bystander import KEY as BYSTANDER_KEY
 from bench.child import Child
-from bench.methods import METHODS
-from bench.prepared import PreparedFiles
+from bench.methods import METHODS, REQUEUEING
+from bench.prepared import STREAM, PreparedFiles
 from bench.setups import SETUPS
 from bench.target import INDEX, Target
+from monitor.requeued import ORIGINAL_ENTRY_ID, REQUEUE_COUNT
 
 BUSY_ENOUGH = 0.95
 ATTEMPTS = 4
@@ -72,9 +74,9 @@ def _attempt(files: PreparedFiles, section: str, method: str, indexed: bool, ent
                 bystander.tell("go")
                 reading = worker.ask("go")
                 latencies = bystander.ask("stop")
-        check_settled(target)
+        (check_requeued if method in REQUEUEING else check_settled)(target)
     busy = reading["server_main_thread_s"] / reading["seconds"]
-    void = method == "limit" and busy < BUSY_ENOUGH
+    void = METHODS[method].module == "limit" and busy < BUSY_ENOUGH
     return Round(section, method, indexed, entries, number, void, **reading, bystander=latencies)
 
 
@@ -100,6 +102,40 @@ def check_settled(target: Target) -> None:
             f"of {target.entries} entries {pending} are pending, {stored} stored, {indexed} indexed; "
             f"{len(wrong)} of {len(sample)} looked at are not what the entry held"
         )
+
+
+def check_requeued(target: Target) -> None:
+    """All is acknowledged, each tweet is in the stream once more, and a sample is right byte for byte.
+
+    Raises NotSettled.
+    """
+    own = (ORIGINAL_ENTRY_ID.decode(), REQUEUE_COUNT.decode())
+    with target.client() as client:
+        first = client.xinfo_stream(STREAM)["length"] - target.entries
+        copies = client.xrange(
+            STREAM, f"({tweets.entry_id(target.entries - 1).decode()}", "+", count=target.entries + 1
+        )
+    seen = {_decoded(fields).pop(own[0], ""): _decoded(fields) for _, fields in copies}
+    step = max(1, target.entries // SAMPLES)
+    wrong = [
+        number
+        for number in range(0, target.entries, step)
+        if {name: value for name, value in seen.get(tweets.entry_id(number).decode(), {}).items() if name not in own}
+        != _decoded(tweets.fields(number))
+    ]
+    pending = target.pending()
+    if pending or first != target.entries or len(seen) != target.entries or wrong:
+        raise NotSettled(
+            f"of {target.entries} entries {pending} are pending, {len(seen)} are there again among {first} more; "
+            f"{len(wrong)} looked at are not what the entry held"
+        )
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {
+        name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for name, value in fields.items()
+    }
 
 
 def _stored(reader: Any, keys: list[tuple[int, str]]) -> int:

@@ -31,6 +31,12 @@ def one_stream_and_the_limits_file(files: PreparedFiles, entries: int, indexed: 
 
 
 @contextlib.contextmanager
+def one_stream_and_the_limits_file_of_requeue(files: PreparedFiles, entries: int, indexed: bool) -> Iterator[Target]:
+    with RedisServer(search=indexed) as server:
+        yield _ready(Target(server.port, entries, indexed, str(files.requeue_limit(entries))))
+
+
+@contextlib.contextmanager
 def eight_streams(files: PreparedFiles, entries: int, indexed: bool) -> Iterator[Target]:
     with RedisServer(search=indexed) as server:
         names = [f"{STREAM.decode()}:{number}" for number in range(PARTITIONS)]
@@ -98,6 +104,7 @@ SETUPS: dict[str, Setup] = {
     for setup in (
         one_stream,
         one_stream_and_the_limits_file,
+        one_stream_and_the_limits_file_of_requeue,
         eight_streams,
         cluster,
         cluster_one_tag,

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from bench.markdown import markdown_table
-from bench.methods import CLUSTERED, COMPARED, SPREAD_OVER
+from bench.methods import CLUSTERED, COMPARED, REQUEUEING, SPREAD_OVER
 from bench.plans import GROWING
-from bench.results import CLUSTER, GROWTH, MAIN, SPREAD, Results, Summary
+from bench.results import CLUSTER, GROWTH, MAIN, REQUEUE, SPREAD, Results, Summary
 
 COLUMNS = (
     "entries/s",
@@ -28,6 +28,7 @@ def tables(results: Results) -> str:
         methods_table(results, indexed=True),
         methods_table(results, indexed=False),
         growth_table(results),
+        requeue_table(results),
         spread_table(results),
         cluster_table(results),
         small_table(results),
@@ -60,6 +61,16 @@ def growth_table(results: Results) -> str:
                 rows.append((label, *(_growth_cell(summary) for summary in by_size)))
     sizes = [f"{entries:,} pending" for entries in results.sizes(GROWTH)]
     return markdown_table(("entries/s (time; client memory)", *sizes), rows) if rows else ""
+
+
+def requeue_table(results: Results) -> str:
+    limit = results.summary(REQUEUE, "requeue-limit", False)
+    rows = [
+        (method.label, *_cells(summary, limit))
+        for name, method in REQUEUEING.items()
+        if (summary := results.summary(REQUEUE, name, False))
+    ]
+    return markdown_table(("requeue, into the same stream", *COLUMNS), rows) if rows else ""
 
 
 def spread_table(results: Results) -> str:

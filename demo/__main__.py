@@ -201,6 +201,9 @@ def _print_last_line(holds: bool, scene: Scene, console: Console) -> None:
 
 def _story(scene: Scene) -> str:
     example, dead = scene.example, scene.dead_lettered
+    if example.consumers_stay:
+        back = f"{scene.recovered:,} times an abandoned entry of {scene.produced:,} {example.things} was added again"
+        return f"{back}, and {dead:,} went to the dead-letter stream."
     whoever = "the janitor" if example.janitors == 1 else f"{example.janitors} janitors"
     abandoned = f"{scene.recovered + dead:,} of {scene.produced:,} {example.things} were abandoned; {whoever} brought"
     if dead:

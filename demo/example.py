@@ -100,6 +100,8 @@ class Example:
     """Items a second, if the example has a rhythm of its own; None: as --rate says."""
     count: Callable[[Production], int] | None = None
     """How many items there are, if that does not depend on the time."""
+    consumers_stay: bool = False
+    """Consumers work on until nothing is pending and nothing is unread: what was abandoned comes back to them."""
     is_witnessed: bool = False
     """Somebody watches every command that the server runs (MONITOR), as the check needs it."""
 

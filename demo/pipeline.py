@@ -252,29 +252,36 @@ async def _finish_reading(client: Redis, crew: Crew, plan: Plan, scene: Scene, k
     scene.phase = "finishing"
     await _until(crew, lambda: _is_read_to_the_end(client, plan.example))
     await killing
+    if plan.example.consumers_stay:
+        scene.happened("everything was read once; what was abandoned comes back to the processors that live")
+        return
     await crew.stop_processors()
     pending = await count_pending(client, plan.example.stream)
     scene.happened(f"processors stopped; they left {pending:,} entries pending for the janitor")
 
 
 async def _drain(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
-    """Nobody is left but the janitors: wait until nothing is pending, as long as it becomes less."""
+    """Nobody is left but the janitors, unless consumers stay: wait until nothing is left, as long as something is done."""
     scene.phase = "draining"
     ticks_before, loop = len(scene.ticks), asyncio.get_running_loop()
     patience_s = plan.min_idle_s + 3 * plan.longest_interval_s + TICK_OVERDUE_S
     fewest, deadline = await count_pending(client, plan.example.stream), loop.time() + patience_s
+    brought = 0
 
     async def drained() -> bool:
-        nonlocal fewest, deadline
+        nonlocal fewest, deadline, brought
         pending = await count_pending(client, plan.example.stream)
-        if pending < fewest:
-            fewest, deadline = pending, loop.time() + patience_s
+        so_far = scene.recovered + scene.dead_lettered
+        if pending < fewest or so_far > brought:
+            fewest, brought, deadline = min(pending, fewest), so_far, loop.time() + patience_s
         if pending and loop.time() > deadline:
             ticks = len(scene.ticks) - ticks_before
             raise RunFailed(f"{pending:,} entries are still pending after {ticks} more ticks")
-        return pending == 0
+        return pending == 0 and (not plan.example.consumers_stay or await _is_at_rest(client, plan.example))
 
     await _until(crew, drained)
+    if plan.example.consumers_stay:
+        await crew.stop_processors()
     scene.happened("nothing is pending any more")
 
 
@@ -296,6 +303,15 @@ async def _is_read_to_the_end(client: Redis, example: Example) -> bool:
     groups: Any = await client.xinfo_groups(example.stream.stream)
     stream: Any = await client.xinfo_stream(example.stream.stream)
     return bool(groups[0]["last-delivered-id"] == stream["last-generated-id"])
+
+
+async def _is_at_rest(client: Redis, example: Example) -> bool:
+    """Nothing pending and nothing unread at one moment: entries go from the one to the other and back."""
+    pipeline = client.pipeline(transaction=True)
+    pipeline.xinfo_groups(example.stream.stream)
+    pipeline.xinfo_stream(example.stream.stream)
+    (group, *_), stream = await pipeline.execute()
+    return bool(group["pending"] == 0 and group["last-delivered-id"] == stream["last-generated-id"])
 
 
 async def _answers(client: Redis, example: Example) -> list[Answer]:

@@ -9,6 +9,8 @@ from typing import Any
 from demo.example import Example
 from demo.witness import Witness
 
+BROUGHT_BACK = ("processed", "kept", "requeued")
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -104,14 +106,14 @@ class Scene:
     @property
     def recovered(self) -> int:
         """Entries that the janitors brought back, by their own reports."""
-        return sum(tick.count("processed", "kept") for tick in self.ticks)
+        return sum(tick.count(*BROUGHT_BACK) for tick in self.ticks)
 
     @property
     def dead_lettered(self) -> int:
         return sum(tick.count("dead_lettered") for tick in self.ticks)
 
     def recovered_by(self, janitor: str) -> int:
-        return sum(tick.count("processed", "kept") for tick in self.ticks if tick.janitor == janitor)
+        return sum(tick.count(*BROUGHT_BACK) for tick in self.ticks if tick.janitor == janitor)
 
     def named_of(self, kind: str) -> set[str]:
         """The ids of the entries of this kind that the producer named."""

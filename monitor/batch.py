@@ -35,6 +35,10 @@ class Batch:
     """Entries whose outcome has a reason to be named: outcome, reason, id."""
     unconfirmed: list[bytes] = field(default_factory=list)
     """Stored, but too few replicas confirmed it: left pending."""
+    lacks_replicas: bool = False
+    """Too few replicas confirmed something that ``counted`` has."""
+    unconfirmed_what: str = "the hash"
+    """What they did not confirm."""
     server_refusal: str | None = None
     """The code with which the server refused the entry behind the last that was settled."""
     refusal: Exception | None = None
@@ -50,17 +54,20 @@ class Batch:
     """How long the rate limit grants nothing for the entries behind ``taken``; 0: it did not end the batch."""
     recovered: list[bytes] = field(default_factory=list)
     """The keys of the hashes that were written, if RECOVERED_CHANNEL wants them."""
+    counted: Tally = field(default_factory=Tally)
+    """What was counted by whoever did it."""
 
     def tally(self) -> Tally:
         """Each of its entries counted once, but for those in ``refused``: whether they are dead-lettered is not known yet."""
         tally = Tally()
+        tally.take_over(self.counted)
         for outcome, count in self.counts.items():
             tally.add(outcome, count)
         tally.add(Outcome.LOST_RACE, self.lost)
         for outcome, reason, entry_id in self.named:
             tally.name(outcome, reason, entry_id)
         tally.name_all(Outcome.DELETED, "gone from the stream while pending", self.deleted)
-        tally.name_all(Outcome.FAILED, "too few replicas confirmed the hash", self.unconfirmed)
+        tally.name_all(Outcome.FAILED, f"too few replicas confirmed {self.unconfirmed_what}", self.unconfirmed)
         tally.name_all(Outcome.FAILED, f"refused by the server ({self.server_refusal})", self.refused_by_server)
         return tally
 

@@ -19,7 +19,7 @@ from monitor.pending import PendingEntry
 from monitor.recovered import Publisher
 from monitor.report import Tally
 from monitor.sweep_state import SweepState
-from shared.errors import RedisRefused, RedisUnavailable
+from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
 from shared.telemetry import BatchSpan
 
@@ -117,11 +117,11 @@ class Batches:
         return Batch(len(entries))
 
     def _note_refusals(self, batch: Batch) -> None:
-        if batch.unconfirmed:
+        if batch.unconfirmed or batch.lacks_replicas:
             self._state.note(RedisUnavailable("too few replicas confirmed what was stored (ACK_REPLICAS): see doctor"))
         if batch.server_refusal:
             error = batch.refusal or ResponseError(batch.server_refusal)
-            self._note_refusal(error, f"settling by {self.mode}")
+            self._note_refusal(error, batch.server_refusal, f"settling by {self.mode}")
 
     def _braked(self, batch: Batch) -> list[Refused]:
         """Those that may go to quarantine; the others stay pending, and the sweep fails."""
@@ -145,19 +145,19 @@ class Batches:
         finally:
             self.tally.take_over(letters.tally)
         if letters.refusal:
-            self._note_refusal(letters.refusal, "dead-lettering")
+            self._note_refusal(letters.refusal, code_of(letters.refusal), "dead-lettering")
 
     async def _look_at_index(self, stored: Sequence[bytes]) -> None:
         if self._documents is not None:
             self.tally.take_over(await self._documents.note(stored))
 
-    def _note_refusal(self, error: Exception, doing: str) -> None:
+    def _note_refusal(self, error: Exception, code: str, doing: str) -> None:
         """A server refused a write, for a reason that the next entry there would meet too."""
-        code = code_of(error)
+        ours = error if isinstance(error, JanitorError) else explained(error, doing)
         if self._context.link.is_cluster and is_one_servers(code):
-            self._state.note(explained(error, doing))  # the others are well: go on with theirs
+            self._state.note(ours)  # the others are well: go on with theirs
         else:
-            self._state.fail(explained(error, doing))
+            self._state.fail(ours)
             self._state.needs_reconnect = FAULTS.get(code) is Fault.RECONNECT
 
 

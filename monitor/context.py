@@ -15,6 +15,7 @@ from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
 if TYPE_CHECKING:
     from monitor.handling.runner import Runner
+    from monitor.observation import Observing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,5 @@ class ResumeState:
     """The last sweep's handler was unavailable: try one call before any other."""
     reaper: Reaper = field(default_factory=Reaper)
     """When the group's consumers were listed, and which are still to be removed."""
+    observing: Observing | None = None
+    """How far ACTION=observe has looked."""

@@ -93,6 +93,10 @@ class DeadLetters:
         """What became of the entries that ``take`` was given."""
         self.refusal: Exception | None = None
         """The error with which the server refused a dead letter: full, read-only, no right."""
+        self.failure: Exception | None = None
+        """Any error with which it did, a key of another type included."""
+        self.has_unconfirmed = False
+        """Too few replicas confirmed some of them."""
 
     async def take(self, refused: Sequence[Refused]) -> None:
         """Move to quarantine what belongs there; ``tally`` has every one of ``refused`` as dead-lettered or failed.
@@ -146,8 +150,19 @@ class DeadLetters:
                     item.entry.entry_id,
                 )
         if present:
-            arrived = await self._add([(item, fields, now_ms) for item, fields in present])
-            await self._acknowledge(arrived)
+            await self._move_held(present, now_ms)
+
+    async def move(self, held: Sequence[tuple[Refused, list[bytes]]]) -> None:
+        """Move entries that were read, and claimed, a moment ago; ``tally`` has every one of them afterwards.
+
+        Raises:
+            redis.exceptions.RedisError: any of them may be in the dead-letter stream, and is pending as well.
+        """
+        seconds, microseconds = await self._link.call("TIME")
+        await self._move_held(held, int(seconds) * 1000 + int(microseconds) // 1000)
+
+    async def _move_held(self, held: Sequence[tuple[Refused, list[bytes]]], now_ms: int) -> None:
+        await self._acknowledge(await self._add([(item, fields, now_ms) for item, fields in held]))
 
     async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]]) -> list[Refused]:
         """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""
@@ -158,7 +173,9 @@ class DeadLetters:
             if isinstance(reply, TooFewReplicas):
                 reason = f"{fault_explained(item.fault)}, and too few replicas confirmed the dead letter"
                 self.tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+                self.has_unconfirmed = True
             elif isinstance(reply, Exception):
+                self.failure = reply
                 reason = f"{fault_explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
                 self.tally.name(Outcome.FAILED, reason, item.entry.entry_id)
                 if not is_entrys_own(code_of(reply)):  # a key of another type there must not stop the others

@@ -34,13 +34,21 @@ class Fetch:
     """Reads and claims entries of one stream's group; ``portion.size`` says how many at a time."""
 
     def __init__(
-        self, link: RedisLink, settings: StreamSettings, most: int, telemetry: GroupTelemetry = SILENT_GROUP
+        self,
+        link: RedisLink,
+        settings: StreamSettings,
+        most: int,
+        telemetry: GroupTelemetry = SILENT_GROUP,
+        replicas: int | None = 0,
     ) -> None:
-        """``most`` entries at a time, and no more than a second's under a rate limit: others would be read for nothing."""
+        """``most`` entries at a time, and no more than a second's under a rate limit: others would be read for nothing.
+
+        ``replicas`` have to confirm the claim, as ``RedisLink.written`` has it.
+        """
         self.portion = Portion(SMALLEST, min(most, settings.rate_limit or most))
         self._patience = Patience.of(settings)
         self._reader = EntryReader(link, settings.stream, self.portion)
-        self._claims = Claims(link, settings, telemetry)
+        self._claims = Claims(link, settings, telemetry, replicas)
         self._gone = Gone(link, settings)
 
     def portion_of(self, entries: Sequence[PendingEntry]) -> Sequence[PendingEntry]:
@@ -68,6 +76,9 @@ class Fetch:
             return Fetched([], missing)
         present = [entry[0] for entry, _ in pairs] if missing else ids
         claimed = await self._claims.claim(present, self._threshold_ms(entries))
+        if not claimed.is_confirmed:
+            batch.unconfirmed, batch.unconfirmed_what = present, "the claim"
+            return Fetched([], missing)
         batch.wait_s = claimed.wait_s
         batch.lost += claimed.tried - len(claimed.ids)
         if claimed.tried < len(present):

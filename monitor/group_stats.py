@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.redis_client import Command, Reply
+from redis.exceptions import ResponseError
+
+from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
 
 
@@ -22,6 +24,28 @@ def answer(settings: StreamSettings, replies: Sequence[Reply]) -> tuple[int | No
     groups, *lengths = replies
     dead_letters = lengths[0] if lengths else None
     return _lag(groups, settings.group.encode()), dead_letters if isinstance(dead_letters, int) else None
+
+
+async def other_groups(link: RedisLink, stream: str, group: str) -> tuple[list[str], bool]:
+    """The names of the groups that read ``stream`` beside ``group``, shortened, and whether any does.
+
+    Raises:
+        redis.exceptions.RedisError: not known; NOPERM without +xinfo|groups.
+    """
+    try:
+        rows = await link.call("XINFO", "GROUPS", stream)
+    except ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return [], False
+    names = [row[b"name"] if isinstance(row, dict) else row[1] for row in rows]
+    others = sorted(_printable(name) for name in names if name != group.encode())
+    return others, bool(names)
+
+
+def _printable(name: bytes) -> str:
+    """Group names are anybody's bytes."""
+    return "".join(one if one.isprintable() else "?" for one in name.decode("utf-8", "backslashreplace")[:60])
 
 
 def _lag(groups: Reply, group: bytes) -> int | None:

@@ -71,6 +71,9 @@ NO_PAYLOAD: Final = "no_payload"
 NOT_UTF8: Final = "not_utf8"
 NOT_JSON: Final = "not_json"
 NUMBER_CHANGED: Final = "number_changed"
+REQUEUED_TOO_OFTEN: Final = "requeued_too_often"
+ABANDONED: Final = "abandoned"
+"""No fault: ACTION=dead_letter moves whatever was left behind."""
 MAX_DELIVERIES: Final = "max_deliveries"
 FATAL: Final = "fatal"
 
@@ -97,6 +100,8 @@ FAULTS: Final[dict[str, FaultRow]] = {
     NOT_UTF8: FaultRow("not valid UTF-8, which JSON has to be", "STORE_AS"),
     NOT_JSON: FaultRow("payload is not a JSON object", "PAYLOAD_FIELD"),
     NUMBER_CHANGED: FaultRow("payload holds a number that JSON.SET would change", "STORE_AS"),
+    REQUEUED_TOO_OFTEN: FaultRow("requeued as often as MAX_REQUEUES allows", "MAX_REQUEUES, and at why consumers fail"),
+    ABANDONED: FaultRow("abandoned", "ACTION"),
     MAX_DELIVERIES: FaultRow(
         "delivered as often as MAX_DELIVERIES allows", "MAX_DELIVERIES, and at why consumers fail"
     ),

@@ -1,6 +1,6 @@
 """How long an entry has to be idle before a sweep takes it, and how often it may be delivered at all. Pure verdicts.
 
-The threshold stands in Lua too (patience.lua), for scripts that check it again; tests/test_patience.py holds both together.
+The entries of a batch share one threshold, so that a claim or a script that checks it again needs no rule of its own.
 """
 
 from __future__ import annotations

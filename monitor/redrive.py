@@ -6,9 +6,9 @@ with by running it again; what had arrived but not left yet then arrives a secon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from redis.exceptions import RedisError
 
@@ -16,12 +16,13 @@ from monitor.dead_letter import DeadLetter, read_letter
 from monitor.hashes import Store, fault_of_write
 from monitor.outcomes import FAULTS_EXPLAINED, fault_explained
 from monitor.pending import FIRST, LAST, following
+from monitor.requeued import counted_anew, without
 from monitor.storing import Storing, StoringRule
-from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
+from shared.redis_client import Command, RedisLink, TooFewReplicas
 from shared.retry import code_of, explained, is_entrys_own
 from shared.settings import StreamSettings
 
-ARRIVED: Final = ("stored", "kept", "superseded", "sent")
+ARRIVED: Final = ("stored", "kept", "superseded", "sent", "handled")
 """What may become of a redriven letter, apart from staying where it is."""
 
 _PAGE_BYTES: Final = 1_000_000
@@ -81,31 +82,120 @@ def page_size_after(size: int, weight: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """One field that a letter gets on its way: in place of those of that name, or behind the others."""
+
+    name: bytes
+    value: bytes | None
+    """None: the id that the entry had in its source stream."""
+
+    def applied(self, letter: DeadLetter) -> DeadLetter:
+        value = letter.entry_id if self.value is None else self.value
+        names = letter.fields[::2]
+        if self.name not in names:
+            return replace(letter, fields=[*letter.fields, self.name, value])
+        at = 2 * names.index(self.name)
+        rest = without(self.name, letter.fields[at:])
+        return replace(letter, fields=[*letter.fields[:at], self.name, value, *rest])
+
+
+@dataclass(frozen=True, slots=True)
 class Redriven:
     """What became of one letter: one of ``ARRIVED``, or ``stays`` and why."""
 
     letter: DeadLetter
     outcome: str
     reason: str = ""
+    refusal: RedisError | None = None
+    """The server's refusal that the next letter would meet too."""
+
+
+class Destination(Protocol):
+    """Where letters are sent."""
+
+    def fault(self, letter: DeadLetter) -> str | None:
+        """Why it cannot be sent there, as far as it shows without writing."""
+
+    async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        """What became of each.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may have arrived.
+        """
+
+
+class ToStore:
+    """Into the hashes, as ACTION=store would write them."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self._rule = StoringRule(settings)
+        self._hashes = Store(link, settings)
+
+    def fault(self, letter: DeadLetter) -> str | None:
+        _, fault = self._rule.of(letter.entry_id, letter.fields)
+        return fault and fault_explained(fault)
+
+    async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        replies = await self._hashes.write(self._storings(letters))
+        return [
+            _remains(letter, reply)
+            if isinstance(reply, Exception)
+            else Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())
+            for letter, reply in zip(letters, replies, strict=True)
+        ]
+
+    def _storings(self, letters: Sequence[DeadLetter]) -> list[Storing]:
+        """All of them: none of ``letters`` is invalid. The id is that of the entry that the letter was."""
+        rule = self._rule
+        return [storing for one in letters if (storing := rule.of(one.entry_id, one.fields)[0]) is not None]
+
+
+class ToStream:
+    """Back into a stream under a new id: the one that ACTION=requeue adds to. A count of requeues begins anew."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self._link = link
+        self._settings = settings
+
+    def fault(self, letter: DeadLetter) -> str | None:
+        return None
+
+    async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        target = self._settings.requeue_target
+        commands: list[Command] = [("XADD", target, "*", *counted_anew(letter.fields)) for letter in letters]
+        replies = await self._link.written(commands, self._settings.ack_replicas)
+        return [
+            _remains(letter, reply) if isinstance(reply, Exception) else Redriven(letter, "sent")
+            for letter, reply in zip(letters, replies, strict=True)
+        ]
+
+
+DESTINATIONS: Final[dict[str, Callable[[RedisLink, StreamSettings], Destination]]] = {
+    "store": ToStore,
+    "stream": ToStream,
+}
+"""What ``--to`` may say, where it is built."""
+
+
+def _remains(letter: DeadLetter, error: Exception) -> Redriven:
+    if isinstance(error, TooFewReplicas):
+        return Redriven(letter, "stays", "too few replicas confirmed it")
+    code = code_of(error)
+    reason = fault_explained(fault_of_write(error))
+    is_the_servers = isinstance(error, RedisError) and not is_entrys_own(code)
+    return Redriven(letter, "stays", reason, error if is_the_servers else None)  # type: ignore[arg-type]
 
 
 class Redrive:
     """Sends dead letters of one stream and group on, and takes those that arrived out of the dead-letter stream."""
 
-    def __init__(self, link: RedisLink, settings: StreamSettings, to_stream: bool) -> None:
-        """``to_stream``: back into the source stream under a new id, instead of into the hashes."""
+    def __init__(
+        self, link: RedisLink, settings: StreamSettings, destination: Destination, mends: Sequence[Mend] = ()
+    ) -> None:
         self._link = link
         self._settings = settings
-        self._to_stream = to_stream
-        self._rule = StoringRule(settings)
-        self._hashes = Store(link, settings)
-
-    def fault(self, letter: DeadLetter) -> str | None:
-        """Why it cannot be sent on, as far as it shows without writing."""
-        if self._to_stream:
-            return None
-        _, fault = self._rule.of(letter.entry_id, letter.fields)
-        return fault and fault_explained(fault)
+        self._destination = destination
+        self._mends = mends
 
     async def take(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         """Send the letters on; each is removed only once its arrival was confirmed.
@@ -116,39 +206,25 @@ class Redrive:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: some may have arrived without being removed;
                 repeating is safe.
         """
-        faults = [self.fault(letter) for letter in letters]
+        letters = [mended(letter, self._mends) for letter in letters]
+        faults = [self._destination.fault(letter) for letter in letters]
         sound = [letter for letter, fault in zip(letters, faults, strict=True) if fault is None]
         redriven = [
             Redriven(letter, "stays", fault) for letter, fault in zip(letters, faults, strict=True) if fault is not None
         ]
         if not sound:
             return redriven
-        replies = await self._send(sound)
-        results = [self._result(letter, reply) for letter, reply in zip(sound, replies, strict=True)]
+        results = await self._destination.send(sound)
         arrived = [result.letter.letter_id for result in results if result.outcome in ARRIVED]
         if arrived:
             await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
-        for reply in replies:
-            if isinstance(reply, RedisError) and not is_entrys_own(code_of(reply)):
-                raise explained(reply, "redriving")
+        for result in results:
+            if result.refusal is not None:
+                raise explained(result.refusal, "redriving")
         return redriven + results
 
-    async def _send(self, letters: Sequence[DeadLetter]) -> list[Reply]:
-        if not self._to_stream:
-            return await self._hashes.write(self._storings(letters))
-        commands: list[Command] = [("XADD", self._settings.stream, "*", *letter.fields) for letter in letters]
-        return await self._link.written(commands, self._settings.ack_replicas)
 
-    def _storings(self, letters: Sequence[DeadLetter]) -> list[Storing]:
-        """All of them: none of ``letters`` is at fault. The id is that of the entry that the letter was."""
-        rule = self._rule
-        return [storing for one in letters if (storing := rule.of(one.entry_id, one.fields)[0]) is not None]
-
-    def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
-        if isinstance(reply, TooFewReplicas):
-            return Redriven(letter, "stays", "too few replicas confirmed it")
-        if isinstance(reply, Exception):
-            return Redriven(letter, "stays", fault_explained(fault_of_write(reply)))
-        if self._to_stream:
-            return Redriven(letter, "sent")
-        return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())
+def mended(letter: DeadLetter, mends: Sequence[Mend]) -> DeadLetter:
+    for mend in mends:
+        letter = mend.applied(letter)
+    return letter

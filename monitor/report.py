@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from monitor.outcomes import Outcome
 from monitor.pending import Summary, age_s
 from shared.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from monitor.observation import Observation
 
 MOST_IDS_NAMED = 20
 
@@ -82,12 +85,15 @@ class SweepReport:
     """RECOVERY_RATE_LIMIT made entries wait; ``complete`` says whether any still do."""
     waiting: int = 0
     """Entries that RETRY_BACKOFF, or a handler, keeps for later though they are idle for the minimum idle time: no candidates."""
+    observed: Observation | None = None
+    """ACTION=observe: what is there, and what each action would do with it."""
 
     @property
     def is_quiet(self) -> bool:
         """Nothing happened that anybody has to read about."""
         settled_index = self.index in ("ok", "off")
-        return not (self.candidates or self.error or self.consumers_removed or not settled_index)
+        is_seen = self.observed is not None and self.observed.abandoned
+        return not (self.candidates or is_seen or self.error or self.consumers_removed or not settled_index)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for machines."""
@@ -101,6 +107,8 @@ class SweepReport:
         pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
         waiting = f", {self.waiting} waiting" if self.waiting else ""
         yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up{waiting}"
+        if self.observed is not None:
+            yield from self.observed.parts()
         counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]
         if counts:
             yield ", ".join(counts)

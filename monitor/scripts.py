@@ -119,9 +119,17 @@ def store_script() -> Script:
 def settle_script() -> Script:
     """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
     run before it starts."""
-    return Script.declared(
-        "settle.lua", _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua", "patience.lua"), "#!lua\n"
-    )
+    return Script.declared("settle.lua", _shared("store.lua", "document.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
+
+
+def requeue_script() -> Script:
+    """requeue.lua behind what it shares with others; needs Redis 7.0."""
+    return Script.declared("requeue.lua", _shared("rate.lua", "bounded.lua"), "#!lua\n")
+
+
+def requeue_probe_script() -> Script:
+    """requeue_probe.lua: may a script do what requeue.lua does? Writes nothing; needs Redis 7.0."""
+    return Script.of(_text("requeue_probe.lua"))
 
 
 def claim_script() -> Script:

@@ -7,8 +7,6 @@
 -- @arg group                the consumer group
 -- @arg consumer             who claims what cannot be stored
 -- @arg min_idle_ms (number) entries that were idle for less are someone else's
--- @arg backoff (number)     RETRY_BACKOFF; 1: every entry has the same threshold
--- @arg backoff_max_ms (number) the highest threshold
 -- @arg hash_prefix          an entry is stored under this and its id
 -- @arg on_conflict          overwrite | newer | keep
 -- @arg run_ms (number)      time for this run
@@ -209,7 +207,7 @@ local function settle_chunk(first)
   local found, read_to, is_heavy = read_ahead(first, last)
   for i = first, read_to do
     local id, row, entry = ids[i], rows[i - first + 1], found[i - first + 1]
-    if not row or (row[3] >= 0 and row[3] < threshold_ms(min_idle_ms, backoff, backoff_max_ms, row[4])) then
+    if not row or (row[3] >= 0 and row[3] < min_idle_ms) then
       name(id, 'lost')
     elseif not entry then
       name(id, 'gone')

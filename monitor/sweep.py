@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from redis import exceptions as redis_errors
 from redis.exceptions import RedisError
 
-from monitor.actions import action_for
+from monitor.actions import Observer, action_for
 from monitor.batches import Batches
 from monitor.brake import Brake
 from monitor.context import ResumeState, SweepContext
@@ -28,6 +29,9 @@ from monitor.walk import Walk, ranges_from
 from shared.errors import JanitorError
 from shared.retry import explained
 from shared.telemetry import SweepFacts
+
+if TYPE_CHECKING:
+    from monitor.observation import Observation
 
 __all__ = ["ResumeState", "Sweep", "SweepContext"]
 
@@ -44,6 +48,7 @@ class Sweep:
         self._opening = Opening()
         self._batches: Batches | None = None
         """None while nothing was pending."""
+        self._observation: Observation | None = None
         self._removed = 0
         self._looked_at = self._found = self._waiting = 0
 
@@ -90,6 +95,9 @@ class Sweep:
         context, state, settings = self._context, self._state, self._context.settings
         index = SearchIndex(context.link, settings) if self._action.uses_index else None
         self._opening = await open_sweep(context, index, state.persist)
+        if isinstance(self._action, Observer):
+            self._observation = await self._action.look(self._opening, state)
+            return
         if self._opening.summary.total:
             documents = RefusedDocuments(index, self._opening.index) if index else None
             self._resume.brake = self._resume.brake or Brake(settings.dead_letter_brake)
@@ -157,6 +165,7 @@ class Sweep:
             index=opening.index.status,
             consumers_removed=self._removed,
             error=None if state.error is None else str(state.error),
+            observed=self._observation,
             rate_limited=batches is not None and batches.rate_limited,
             waiting=self._waiting,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from monitor.pending import FIRST, GREATEST_ID, following, preceding, read_page
@@ -37,7 +37,7 @@ class Walk:
         ranges: Sequence[Range],
         stops_at: Callable[[bytes], bool] = lambda entry_id: False,
         retry: Callable[[Read], Awaitable[Rows]] = lambda read: read(),
-    ) -> AsyncIterator[Rows]:
+    ) -> AsyncGenerator[Rows, None]:
         """The pages, as the server sends their rows, until ``stops_at`` says so of the next one's first id.
 
         Raises:

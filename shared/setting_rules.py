@@ -195,6 +195,51 @@ def backoff_ends_above_the_minimum(values: Values) -> Problems:
         yield "RETRY_BACKOFF_MAX_SEC", "must be at least MIN_IDLE_TIME_SEC, from which RETRY_BACKOFF grows"
 
 
+STORE_ONLY: Final = {
+    "MAX_ATTEMPTS": "counts store's unknown errors",
+    "RECOVERED_CHANNEL": "tells of hashes, which only store writes",
+}
+REQUEUE_ONLY: Final = ("REQUEUE_TO", "MAX_REQUEUES", "REQUEUE_WITH_OTHER_GROUPS")
+
+
+def settings_of_another_action(values: Values) -> Problems:
+    """What is set for an action that is not this stream's would be without effect, and nobody would notice."""
+    action = values["ACTION"]
+    if action != "store":
+        for variable, what in STORE_ONLY.items():
+            if values.is_written(variable):
+                yield variable, f"{what}, but ACTION is {action}: remove it, or set it for the streams that store only"
+    if action not in ("requeue", "observe"):
+        for variable in REQUEUE_ONLY:
+            if not values.has_default(variable):
+                yield variable, f"is set, but ACTION is {action}, not requeue"
+
+
+def requeued_entries_are_new(values: Values) -> Problems:
+    if values["ACTION"] == "requeue" and values["ON_CONFLICT"] == "newer":
+        yield (
+            "ON_CONFLICT",
+            "newer does not go with ACTION=requeue: a requeued entry gets a new id, and would win over newer ones",
+        )
+
+
+def requeue_target_takes_entries(values: Values) -> Problems:
+    is_named = values.is_written("DEAD_LETTER_STREAM")
+    dead = values["DEAD_LETTER_STREAM"] if is_named else f"{values['STREAM_NAME']}:dead"
+    if values["ACTION"] == "requeue" and values["REQUEUE_TO"] is not None and values["REQUEUE_TO"] == dead:
+        yield "REQUEUE_TO", "must not be the dead-letter stream: nothing there would say why"
+
+
+def dead_letter_needs_its_stream(values: Values) -> Problems:
+    if values["ACTION"] == "dead_letter" and values["DEAD_LETTER_STREAM"] is None:
+        yield "DEAD_LETTER_STREAM", "is off, but ACTION=dead_letter moves everything there"
+
+
+def dead_letter_has_no_script(values: Values) -> Problems:
+    if values["ACTION"] == "dead_letter" and values["SETTLE_MODE"] == "script":
+        yield "SETTLE_MODE", "script does not go with ACTION=dead_letter, which works by pipelines: use auto or gather"
+
+
 Rule = Callable[["Values"], Problems]
 RULES: Final[tuple[Rule, ...]] = (
     what_is_not_supported,
@@ -221,5 +266,10 @@ STREAM_RULES: Final[tuple[Rule, ...]] = (
     handle_has_a_lease,
     handler_fits_the_budget,
     backoff_ends_above_the_minimum,
+    settings_of_another_action,
+    requeued_entries_are_new,
+    requeue_target_takes_entries,
+    dead_letter_needs_its_stream,
+    dead_letter_has_no_script,
 )
 """For each stream, with its own values."""

@@ -361,6 +361,37 @@ class StreamSettings:
         ),
     )  # fmt: skip
     """None: a key's expiry stays as it is; 0: it is removed."""
+    requeue_to: str | None = field(
+        default=None,
+        metadata=env.get(
+            "REQUEUE_TO", "", parse.optional,
+            "with ACTION=requeue: the stream to which entries are added again; none: STREAM_NAME itself",
+            item_key="requeue_to",
+        ),
+    )  # fmt: skip
+    """None: the stream itself; ``requeue_target`` says which."""
+    max_requeues: int = field(
+        default=5,
+        metadata=env.get(
+            "MAX_REQUEUES", "5", parse.off_or(parse.whole(0, 10**6)),
+            "after which an entry is dead-lettered instead, by the `requeue_count` that it carries; `off` or 0: never",
+            unit="requeues", item_key="max_requeues",
+        ),
+    )  # fmt: skip
+    """0: no limit."""
+    requeue_with_other_groups: bool = field(
+        default=False,
+        metadata=env.get(
+            "REQUEUE_WITH_OTHER_GROUPS", "false", parse.flag,
+            "requeue into STREAM_NAME although other groups read it, which then see each requeued entry as a new one",
+            item_key="requeue_with_other_groups",
+        ),
+    )  # fmt: skip
+
+    @property
+    def requeue_target(self) -> str:
+        """The stream to which requeued entries are added."""
+        return self.stream if self.requeue_to is None else self.requeue_to
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,11 @@ class Reading:
         """Whether it is set to anything."""
         return bool(self.environment.get(variable, "").strip())
 
+    def has_default(self, variable: str) -> bool:
+        """Whether it says what it would if nobody had written it."""
+        row = ROWS[variable]
+        return row.default is not REQUIRED and self[variable] == row.parse(row.default)
+
     def is_good(self, variable: str) -> bool:
         """Whether its text could be read."""
         self[variable]

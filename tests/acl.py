@@ -77,6 +77,37 @@ RATE_LIMIT: Final = (
 RECOVERED: Final = "ACL SETUSER stream_janitor &tweets:recovered +publish"
 """RECOVERED_CHANNEL; without it the sweep goes on, and its log says that nobody was told."""
 
+REQUEUE: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream"
+    " +client|setname +ping +time +xpending +xrange +xclaim +xack +xadd +xinfo|groups +evalsha +script|load"
+)
+"""ACTION=requeue; by SETTLE_MODE gather without the last two. With REQUEUE_WITH_OTHER_GROUPS without +xinfo|groups."""
+
+REQUEUE_TO: Final = "ACL SETUSER stream_janitor ~retries"
+"""REQUEUE_TO: reading too, for XINFO GROUPS."""
+
+REQUEUED_TOO_OFTEN: Final = "ACL SETUSER stream_janitor %W~tweets_stream:dead"
+"""ACTION=requeue, unless DEAD_LETTER_STREAM is off."""
+
+DEAD_LETTER: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream %W~tweets_stream:dead"
+    " +client|setname +ping +time +xpending +xrange +xclaim +xack +xadd"
+)
+"""ACTION=dead_letter."""
+
+OBSERVE: Final = (
+    "ACL SETUSER stream_janitor on >PASSWORD resetkeys resetchannels -@all ~tweets_stream"
+    " +client|setname +ping +time +xpending +xrange"
+)
+"""ACTION=observe. %R~tweets_stream will do from Redis 7.0."""
+
+ACTION_LINES: Final = {
+    "requeue": (REQUEUE, REQUEUE_TO, REQUEUED_TOO_OFTEN),
+    "dead_letter": (DEAD_LETTER,),
+    "observe": (OBSERVE,),
+}
+"""What docs/actions/<action>.md quotes."""
+
 LINES: Final = (
     SCRIPT,
     GATHER,

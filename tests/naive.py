@@ -42,6 +42,17 @@ def store_and_acknowledge_in_one_pipeline(scene: Scene, ids: Sequence[bytes]) ->
     pipeline.execute(raise_on_error=False)
 
 
+def acknowledge_then_requeue(scene: Scene, ids: Sequence[bytes], target: str) -> None:
+    """Acknowledges before it adds; what the target refuses afterwards is lost."""
+    for entry_id in ids:
+        fields = _read(scene, entry_id)
+        scene.raw.execute_command("XACK", scene.stream, scene.group, entry_id)
+        try:
+            scene.raw.execute_command("XADD", target, "*", *fields, "original_entry_id", entry_id, "requeue_count", 1)
+        except redis.ResponseError:
+            continue
+
+
 def claim_without_min_idle(scene: Scene, ids: Sequence[bytes], consumer: str) -> list[bytes]:
     """Filters candidates by idle time, but claims without one: whoever was just as quick claims them again."""
     claimed: list[bytes] = scene.raw.execute_command("XCLAIM", scene.stream, scene.group, consumer, 0, *ids, "JUSTID")

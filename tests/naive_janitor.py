@@ -18,6 +18,7 @@ from redis.exceptions import AskError, RedisError, ResponseError
 from monitor.dead_letter import PROVENANCE
 from monitor.outcomes import Outcome
 from monitor.report import SweepReport
+from monitor.requeued import requeued
 from monitor.scripts import store_script
 from shared.cluster import ClusterLink
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, open_link, raise_first, within
@@ -148,8 +149,8 @@ class NaiveJanitor:
 
     async def _store(self, entries: Sequence[tuple[bytes, list[bytes]]]) -> list[bytes]:
         """Which of them are stored, and on enough replicas if that is asked for."""
-        sound = [entry for entry in entries if self._id_of(entry[1])]
-        await self._quarantine([entry for entry in entries if not self._id_of(entry[1])])
+        sound = [entry for entry in entries if self._is_sound(*entry)]
+        await self._quarantine([entry for entry in entries if not self._is_sound(*entry)])
         commands = [self._store_command(*entry) for entry in sound]
         replies = await self._link.written(commands, self._replicas)
         stored = [
@@ -189,11 +190,18 @@ class NaiveJanitor:
             if isinstance(reply, RedisError) and "WRONGTYPE" not in str(reply):
                 raise reply
 
+    def _is_sound(self, entry_id: bytes, fields: list[bytes]) -> bool:
+        if self._stream.action == "requeue":
+            return requeued(entry_id, fields, self._stream.max_requeues) is not None
+        return bool(self._id_of(fields))
+
     def _id_of(self, fields: list[bytes]) -> bytes:
         value = dict(zip(fields[::2], fields[1::2], strict=True)).get(self._stream.id_fields[0].encode(), b"")
         return value if len(value) <= 1024 else b""
 
     def _store_command(self, entry_id: bytes, fields: list[bytes]) -> Command:
+        if self._stream.action == "requeue":
+            return ("XADD", self._stream.requeue_target, "*", *(requeued(entry_id, fields, 0) or ()))
         key = self._stream.hash_prefix.encode() + self._id_of(fields)
         if self._stream.on_conflict == "overwrite":
             return ("HSET", key, *fields)

@@ -12,11 +12,11 @@ from bench.cold_start import ColdStart, measure_cold_starts
 from bench.goals import check_goals, goals_table
 from bench.idle_ticks import measure_idle_ticks
 from bench.memory import measure_memory
-from bench.methods import CLUSTERED, COMPARED, LIMITED, METHODS, SPREAD_OVER
+from bench.methods import CLUSTERED, COMPARED, LIMITED, METHODS, REQUEUEING, SPREAD_OVER
 from bench.prepared import PREFIX, PreparedFiles, Seed
 from bench.rate_window import RateWindow, measure_rate_window
-from bench.results import CLUSTER, GROWTH, MAIN, SPREAD, Results
-from bench.rounds import NotSettled, Round, check_settled, run_round
+from bench.results import CLUSTER, GROWTH, MAIN, REQUEUE, SPREAD, Results
+from bench.rounds import NotSettled, Round, check_requeued, check_settled, run_round
 from bench.setups import SETUPS
 from bench.small_stream import SmallStream, measure_small_stream
 from bench.table import tables
@@ -53,6 +53,18 @@ def test_every_method_settles_every_entry(files: PreparedFiles, method: str, ind
     attempts = run_round(files, MAIN, method, indexed, ENTRIES, 0)  # raises NotSettled
     assert attempts[-1].entries == ENTRIES
     assert attempts[-1].bystander["requests"] > 0
+
+
+@pytest.mark.parametrize("method", REQUEUEING)
+def test_every_way_to_requeue_adds_every_entry_and_what_is_missing_is_noticed(
+    files: PreparedFiles, method: str
+) -> None:
+    attempts = run_round(files, REQUEUE, method, False, ENTRIES, 0)  # raises NotSettled
+    assert attempts[-1].entries == ENTRIES
+    with SETUPS[METHODS[method].setup](files, ENTRIES, False) as target:
+        target.seed(files)
+        with pytest.raises(NotSettled):
+            check_requeued(target)
 
 
 @pytest.mark.parametrize("method", SPREAD_OVER)
@@ -176,6 +188,10 @@ def made_up_results() -> Results:
         Round(SPREAD, method, True, 160_000, 0, False, seconds, 0.1, 30.0, 1.0, 0.99, BYSTANDER)
         for method, seconds in (("script-one-stream", 4.0), ("script-eight-streams", 5.0))
     ]
+    rounds += [
+        Round(REQUEUE, method, False, 1_000, 0, False, seconds, 0.1, 30.0, 1.0, 0.99, BYSTANDER)
+        for method, seconds in (("requeue-limit", 1.0), ("requeue-script", 1.3))
+    ]
     return Results(
         machine=dict(MACHINE),
         rounds=rounds,
@@ -218,6 +234,7 @@ def test_goal_is_missed_met_or_not_measured() -> None:
     assert verdicts["gather, indexed: eight streams ÷ one, one tick"] == "not measured"
     assert verdicts["script, 10 entries beside 1M: ticks until clean, worst"] == "MISSED"
     assert verdicts["script, fullest second of three janitors ÷ limit"] == "MISSED"
+    assert verdicts["requeue by script ÷ its limit"] == "MISSED"
     assert verdicts["gather, fullest second of three janitors ÷ limit"] == "met"
     assert "MISSED" in goals_table(check_goals(made_up_results()))
 

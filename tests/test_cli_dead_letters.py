@@ -10,7 +10,7 @@ import redis
 
 from demo.redis import RedisServer
 from monitor.dead_letter import DeadLetter, read_letter
-from monitor.redrive import Redrive
+from monitor.redrive import DESTINATIONS, Redrive
 from shared.redis_client import Command, RedisLink
 from tests.cli import Ran, eventually, finished, inside, make_dead_letters, on_terminal, piped, start
 from tests.conftest import Scene, Sweeper, Wire
@@ -213,15 +213,15 @@ async def _letters(scene: Scene) -> list[DeadLetter]:
     return [letter for letter in letters if letter is not None]
 
 
-@pytest.mark.parametrize("to_stream", [False, True], ids=["store", "stream"])
-async def test_a_letter_leaves_only_after_it_arrived(scene: Scene, link: RedisLink, to_stream: bool) -> None:
+@pytest.mark.parametrize("where", ["store", "stream"])
+async def test_a_letter_leaves_only_after_it_arrived(scene: Scene, link: RedisLink, where: str) -> None:
     """At the moment of the XDEL every letter is where it was to go, and cut off there, it is in both places."""
     make_dead_letters(scene, 5)
     wire = Wire(link)
 
     def cut_off(command: Command) -> Awaitable[None] | None:
         if command[0] == "XDEL":
-            arrived = scene.raw.execute_command("XLEN", scene.stream) if to_stream else len(scene.hashes())
+            arrived = scene.raw.execute_command("XLEN", scene.stream) if where == "stream" else len(scene.hashes())
             assert (arrived, len(scene.dead_letters())) == (5, 5)
             raise redis.ConnectionError
         return None
@@ -229,13 +229,13 @@ async def test_a_letter_leaves_only_after_it_arrived(scene: Scene, link: RedisLi
     wire.before = cut_off
     settings = scene.settings().streams[0]
     with pytest.raises(redis.ConnectionError):
-        await Redrive(link, settings, to_stream).take(await _letters(scene))
+        await Redrive(link, settings, DESTINATIONS[where](link, settings)).take(await _letters(scene))
     assert len(scene.dead_letters()) == 5
     wire.before = lambda command: None
-    results = await Redrive(link, settings, to_stream).take(await _letters(scene))
-    assert {result.outcome for result in results} == {"sent" if to_stream else "stored"}
+    results = await Redrive(link, settings, DESTINATIONS[where](link, settings)).take(await _letters(scene))
+    assert {result.outcome for result in results} == {"sent" if where == "stream" else "stored"}
     assert scene.dead_letters() == []
-    assert len(scene.hashes()) == (0 if to_stream else 5)
+    assert len(scene.hashes()) == (0 if where == "stream" else 5)
 
 
 def test_a_server_that_refuses_writes_keeps_the_letters(own_server: RedisServer, own_scene: Scene) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monitor import scripts
-from monitor.actions.store import settle_mode
+from monitor.actions.store import StoreAction
 from monitor.entry_key import LONGEST_ID_BYTES, EntryKey, hash_id
 from monitor.outcomes import FAULTS_EXPLAINED
 from shared.redis_client import ServerLink
@@ -192,7 +192,7 @@ async def test_a_path_forces_gather_which_stores_and_names_faults(
     scene.add("data", '{"order": {"id": 1.0}}')
     scene.abandon()
     settings = scene.settings(ID_FIELDS="data$.order.id")
-    mode = await settle_mode(link, settings.streams[0])
+    mode = await StoreAction.mode_of(link, settings.streams[0])
     assert (mode.name, mode.asked_by) == ("gather", "ID_FIELDS")
     assert "data$.order.id" in mode.reason
     report = await sweep(settings)

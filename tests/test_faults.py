@@ -14,7 +14,19 @@ from tests.naive_janitor import naive
 
 pytestmark = pytest.mark.more
 
-SOUND = ("cut", "kill", "crash", "wait", "cancel", "stale", "shard", "slots")
+SOUND = (
+    "cut",
+    "kill",
+    "crash",
+    "wait",
+    "cancel",
+    "stale",
+    "shard",
+    "slots",
+    "requeue-cut",
+    "requeue-kill",
+    "requeue-crash",
+)
 QUICK = 0.0
 
 

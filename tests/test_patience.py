@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import redis
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-import monitor.scripts
 from monitor.brake import BRAKED, WINDOW, Brake
 from monitor.cli.dry_run import left_alone
 from monitor.outcomes import FATAL, MAX_DELIVERIES, NO_ID
@@ -18,9 +12,6 @@ from monitor.pending import LAST, PendingEntry
 from shared.errors import SettingsError
 from tests.conftest import Scene, Sweeper
 
-LUA = (Path(monitor.scripts.__file__).parent / "patience.lua").read_text() + (
-    "return string.format('%.0f', threshold_ms(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])))"
-)
 DOUBLING = Patience(10_000, 2.0, 60_000)
 
 # --- backoff --------------------------------------------------------------------------------------------------------------
@@ -41,18 +32,6 @@ def test_an_entry_is_due_from_its_own_threshold_on(off_by_ms: int, is_due: bool)
 
 def test_a_released_entry_is_due_at_once() -> None:
     assert DOUBLING.is_due(-1, 10)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.integers(0, 10**9), st.floats(1, 100).map(lambda number: round(number, 6)), st.integers(1, 10**12),
-    st.integers(-3, 2**62),
-)  # fmt: skip
-def test_lua_and_python_have_the_same_threshold(
-    raw: redis.Redis, min_idle_ms: int, backoff: float, backoff_max_ms: int, deliveries: int
-) -> None:
-    by_lua = raw.execute_command("EVAL", LUA, 0, min_idle_ms, backoff, backoff_max_ms, deliveries)
-    assert int(by_lua) == Patience(min_idle_ms, backoff, backoff_max_ms).threshold_ms(deliveries)
 
 
 async def test_entries_wait_for_their_own_threshold_and_are_counted_as_waiting(

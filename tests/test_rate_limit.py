@@ -305,7 +305,10 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     head = (2, scene.stream, rate_key(settings))
     common = {"group": scene.group, "consumer": "janitor", "min_idle_ms": 10_000, "rate_limit": 7}
     claim = (*head, *claim_script().named(**common), *ids)
-    run = (*head, *settle_script().named(**ScriptSettle(link, settings).arguments, joined_ids=b" ".join(ids)))
+    run = (
+        *head,
+        *settle_script().named(**ScriptSettle(link, settings).arguments, min_idle_ms=10_000, joined_ids=b" ".join(ids)),
+    )
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)
 
 

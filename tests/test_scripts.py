@@ -7,8 +7,9 @@ import re
 import pytest
 
 from monitor import scripts
-from monitor.outcomes import BAD_ID, BY_WIRE, CAPS, FAULTS_EXPLAINED, NOT_JSON_ID
-from monitor.scripts import Script, claim_script, settle_script
+from monitor.actions.requeue_script import WIDE
+from monitor.outcomes import ABANDONED, BAD_ID, BY_WIRE, CAPS, FAULTS_EXPLAINED, NOT_JSON_ID, REQUEUED_TOO_OFTEN
+from monitor.scripts import Script, claim_script, requeue_script, settle_script
 from shared.redis_client import ServerLink
 
 SCRIPT = """\
@@ -51,7 +52,7 @@ def test_a_new_argument_shifts_no_other(monkeypatch: pytest.MonkeyPatch) -> None
     assert Script.declared("any.lua").named(first=0, word=1, number=2, is_on=True) == (0, 1, 2, 1)
 
 
-@pytest.mark.parametrize("script", [settle_script, claim_script])
+@pytest.mark.parametrize("script", [settle_script, requeue_script, claim_script])
 def test_every_declared_argument_is_used(script: type[Script]) -> None:
     text = script().text  # type: ignore[attr-defined]
     for name in script().arguments:  # type: ignore[attr-defined]
@@ -72,10 +73,18 @@ def test_each_word_that_a_script_says_of_an_entry_is_in_the_table() -> None:
 
 PYTHONS_ALONE = {NOT_JSON_ID, BAD_ID}
 """Faults of member paths, which no script reads."""
+OTHERS = {REQUEUED_TOO_OFTEN, ABANDONED}
+"""Faults of other actions."""
 
 
 def test_each_fault_that_a_script_names_is_in_the_table_and_each_of_the_table_in_a_script() -> None:
     """A word that the table lacks would count as an unknown error, and its entry would wait for MAX_ATTEMPTS."""
     text = settle_script().text
     said = set(re.findall(r"return nil, '(\w+)'|at_fault\('(\w+)'|and '(\w+)' or 'error:'", text))
-    assert {word for words in said for word in words if word} == set(FAULTS_EXPLAINED) - PYTHONS_ALONE - CAPS
+    assert {word for words in said for word in words if word} == set(FAULTS_EXPLAINED) - PYTHONS_ALONE - CAPS - OTHERS
+
+
+def test_each_word_that_requeue_says_of_an_entry_is_an_outcome_or_a_fault_of_the_table() -> None:
+    said = {word.encode() for word in re.findall(r"name\(\w+, '(\w+)'\)", requeue_script().text)}
+    assert said == {b"gone", b"lost", REQUEUED_TOO_OFTEN.encode(), WIDE}
+    assert REQUEUED_TOO_OFTEN in FAULTS_EXPLAINED

@@ -240,6 +240,9 @@ BAD = {
     "HANDLER_TIMEOUT_SEC": ["0", "-1", "soon", "nan"],
     "HANDLER_BATCH": ["0", "501", "all"],
     "HANDLER_CONCURRENCY": ["0", "65", "many"],
+    "REQUEUE_TO": ["other_stream"],
+    "MAX_REQUEUES": ["-1", "five", "1000001", "4"],
+    "REQUEUE_WITH_OTHER_GROUPS": ["perhaps", "true"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",

@@ -76,6 +76,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "handler_secret": "secret", "sql_table": "t", "sql_columns": "a=b",
         "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60, "store_as": "json",
         "payload_field": "data",
+        "requeue_to": "", "max_requeues": 5, "requeue_with_other_groups": False,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams

@@ -68,10 +68,20 @@ CLUSTERED = {
 }
 """The same entries on one server and in a cluster of three masters with a replica each."""
 
+REQUEUEING = {
+    "requeue-limit": Method(
+        "the limit: the same commands alone", "limit", setup="one_stream_and_the_limits_file_of_requeue"
+    ),
+    "requeue-script": Method("ACTION=requeue, script", "janitor", "prepare_requeue_script"),
+    "requeue-gather": Method("ACTION=requeue, gather", "janitor", "prepare_requeue_gather"),
+}
+"""The same entries added to the same stream again; what they compare with is XADD instead of HSET."""
+
 METHODS = {
     **COMPARED,
     **LIMITED,
     **SPREAD_OVER,
     **CLUSTERED,
+    **REQUEUEING,
     "tick": Method("one tick of this janitor", "janitor", "prepare_tick"),
 }

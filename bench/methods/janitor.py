@@ -49,6 +49,14 @@ async def prepare_gather_unconfirmed(target: Target) -> Settle:
     return await _prepare(target, SETTLE_MODE="gather", ACK_REPLICAS="0")
 
 
+async def prepare_requeue_script(target: Target) -> Settle:
+    return await _prepare(target, SETTLE_MODE="script", ACTION="requeue")
+
+
+async def prepare_requeue_gather(target: Target) -> Settle:
+    return await _prepare(target, SETTLE_MODE="gather", ACTION="requeue")
+
+
 async def prepare_script_one_tick(target: Target) -> Settle:
     os.environ["SETTLE_MODE"] = "script"
     return await prepare_tick(target)

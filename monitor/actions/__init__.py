@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
+from monitor.settle_mode import SettleMode
+from shared.errors import SettingsError
+from shared.redis_client import RedisLink
+from shared.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from monitor.observation import Observation
+    from monitor.opening import Opening
+    from monitor.sweep_state import SweepState
 
 Result = TypeVar("Result")
 
@@ -26,8 +35,18 @@ class Retry(Protocol):
 class Action(Protocol):
     """What becomes of the abandoned entries of one stream, during one sweep."""
 
+    def __init__(self, context: SweepContext, resume: ResumeState) -> None: ...
+
     uses_index: bool
     """Whether the sweep looks after a search index and what it holds."""
+
+    @classmethod
+    async def mode_of(cls, link: RedisLink, settings: StreamSettings) -> SettleMode:
+        """By which way a stream's entries are settled, as far as asking tells; writes nothing.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known; asking again is safe.
+        """
 
     async def settler(self, retry: Retry) -> Settler:
         """How the next batch is settled; the server is asked once where that depends on it.
@@ -44,12 +63,32 @@ class Action(Protocol):
         """
 
 
-ACTIONS: Final = {"store": "StoreAction", "handle": "HandleAction"}
+@runtime_checkable
+class Observer(Protocol):
+    """An action that only looks."""
+
+    async def look(self, opening: Opening, state: SweepState, /) -> Observation: ...
+
+
+ACTIONS: Final = {
+    "store": "StoreAction",
+    "requeue": "RequeueAction",
+    "handle": "HandleAction",
+    "dead_letter": "DeadLetterAction",
+    "observe": "ObserveAction",
+}
 """ACTION's value → the class in the file of that name."""
 
 
+def action_class(settings: StreamSettings) -> type[Action]:
+    """The class of the action that the stream's settings name; only its own file is imported."""
+    name = settings.action
+    if name not in ACTIONS:
+        raise SettingsError([f"ACTION: {name} is not there yet; there are {', '.join(ACTIONS)}"])
+    found: type[Action] = getattr(import_module(f"monitor.actions.{name}"), ACTIONS[name])
+    return found
+
+
 def action_for(context: SweepContext, resume: ResumeState) -> Action:
-    """The action that the stream's settings name; only its own file is imported."""
-    name = context.settings.action
-    action: Action = getattr(import_module(f"monitor.actions.{name}"), ACTIONS[name])(context, resume)
-    return action
+    """The action of a sweep that begins."""
+    return action_class(context.settings)(context, resume)

@@ -18,8 +18,10 @@ from monitor.handling.runner import Runner
 from monitor.handling.settler import HandleSettler
 from monitor.patience import Patience
 from monitor.pending import PendingEntry
+from monitor.settle_mode import SettleMode
 from monitor.sweep_state import SweepState
 from shared.errors import HandlerUnusable, RedisRefused
+from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 from stream_janitor import Unavailable
 
@@ -38,6 +40,10 @@ class HandleAction:
         self._patience = Patience.of(context.settings)
         self._settler: Settler | None = None
         self._opening = asyncio.Lock()
+
+    @classmethod
+    async def mode_of(cls, link: RedisLink, settings: StreamSettings) -> SettleMode:
+        return SettleMode("handle", "entries are carried to the handler", "ACTION=handle")
 
     async def settler(self, retry: Retry) -> Settler:
         async with self._opening:

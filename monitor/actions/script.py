@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from monitor.batch import Batch, Refused, ScriptNotAllowed
 from monitor.hashes import expiry_command, ttl_of
 from monitor.outcomes import BY_WIRE, Outcome
+from monitor.patience import Patience
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.scripts import probe_script, settle_script
@@ -35,6 +36,7 @@ class ScriptSettle:
         self._link = link
         self._telemetry = telemetry
         self._script = settle_script()
+        self._patience = Patience.of(settings)
         self._keys: tuple[Argument, ...] = (settings.stream,)
         if settings.rate_limit:
             self._keys += (rate_key(settings),)
@@ -44,9 +46,6 @@ class ScriptSettle:
         self.arguments: dict[str, Argument | bool] = {
             "group": settings.group,
             "consumer": settings.consumer,
-            "min_idle_ms": settings.min_idle_ms,
-            "backoff": settings.retry_backoff,
-            "backoff_max_ms": settings.retry_backoff_max_ms,
             "hash_prefix": settings.hash_prefix,
             "on_conflict": settings.on_conflict,
             "run_ms": self.RUN_MS,
@@ -62,14 +61,15 @@ class ScriptSettle:
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
         joined_ids = b" ".join([entry.entry_id for entry in entries])
-        arguments = self._script.named(joined_ids=joined_ids, **self.arguments)
+        min_idle_ms = self._patience.threshold_ms(entries[0].deliveries)  # they share it
+        arguments = self._script.named(joined_ids=joined_ids, min_idle_ms=min_idle_ms, **self.arguments)
         try:
             async with self._link.turn_at(self._keys[0], self.concurrency):
                 with self._telemetry.settle(len(entries)):
                     reply = await self._script.run(self._link, self._keys, arguments)
         except ResponseError as error:
-            if code_of(error) in SCRIPT_CODES_FOR_GATHER or _is_unknown_to_old_server(error):
-                raise ScriptNotAllowed(_reason(error)) from None
+            if code_of(error) in SCRIPT_CODES_FOR_GATHER or is_unknown_to_old_server(error):
+                raise ScriptNotAllowed(refusal_in_words(error)) from None
             raise
         batch = self._read(entries, reply)
         if not batch.wait_s:
@@ -105,12 +105,12 @@ class ScriptSettle:
             self.batch_size = min(self.LARGEST, self.batch_size + self.batch_size // 4)
 
 
-def _is_unknown_to_old_server(error: ResponseError) -> bool:
+def is_unknown_to_old_server(error: ResponseError) -> bool:
     """Below 7.0 the shebang line is a compile error."""
     return "compiling script" in str(error)
 
 
-def _reason(error: ResponseError) -> str:
+def refusal_in_words(error: ResponseError) -> str:
     code = code_of(error)
     return f"the Redis user lacks {missing_right(error)}" if code == "NOPERM" else code
 
@@ -128,5 +128,5 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     try:
         answer: bytes = await probe_script(writes).run(link, (settings.stream,), (settings.group, *keys))
     except ResponseError as error:
-        return "Redis is older than 7.0" if _is_unknown_to_old_server(error) else _reason(error)
+        return "Redis is older than 7.0" if is_unknown_to_old_server(error) else refusal_in_words(error)
     return None if answer == b"OK" else answer.decode()

@@ -10,7 +10,8 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
-from monitor.actions.store import settle_mode
+from monitor.actions import action_class
+from monitor.actions.requeue import cannot_see_groups, nobody_reads, others_would_see
 from monitor.cli.call import Call, command
 from monitor.cli.escape import harmless
 from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
@@ -18,6 +19,7 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
+from monitor.group_stats import other_groups
 from monitor.hashes import require_json
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
@@ -200,21 +202,28 @@ async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -
 async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
     try:
         await _group(findings, link, stream)
+        _action(findings, stream)
         if stream.action == "handle":
             await _handle(findings, link, redis, stream)
             return
         search = SearchIndex(link, stream)
         index = await search.ask()
         await _json_module(findings, link, stream)
+        index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
         names = () if index.status == OFF or _no_search(index) else search.names
         await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
+        if stream.action == "requeue":
+            await _requeue_target(findings, link, stream)
+        if stream.action == "observe":
+            return
         await _dead_letter_stream(findings, link, stream)
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
         if isinstance(link, ClusterLink) and names:
             await _shard_indexes(findings, link, stream)
-        _index(findings, stream, search, index)
+        if action_class(stream).uses_index:
+            _index(findings, stream, search, index)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
@@ -233,6 +242,49 @@ async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, str
     await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
     await _dead_letter_stream(findings, link, stream)
     _rate_limit(findings, stream)
+
+
+ACTIONS_TOLD: Final = {
+    "store": "store: abandoned entries become hashes under {settings.hash_prefix}",
+    "requeue": "requeue: abandoned entries are added to {settings.requeue_target} again, {times}",
+    "handle": "handle: abandoned entries are given to your code",
+    "dead_letter": "dead_letter: abandoned entries are moved to {settings.dead_letter_stream}",
+    "observe": "observing: nothing is claimed, written or created",
+}
+
+
+def _action(findings: Findings, stream: StreamSettings) -> None:
+    times = f"each at most {stream.max_requeues} times" if stream.max_requeues else "however often that was done"
+    told = ACTIONS_TOLD[stream.action].format(settings=stream, times=times)
+    findings.ok("action", told, stream=stream.stream, action=stream.action)
+
+
+async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """Who reads the stream to which entries are added, and whether they may be added there."""
+    target = stream.requeue_target
+    named: dict[str, Any] = {"stream": stream.stream, "target": target}
+    is_elsewhere = target != stream.stream
+    try:
+        others, is_read = await other_groups(link, target, "" if is_elsewhere else stream.group)
+    except ResponseError as error:
+        if code_of(error) == "WRONGTYPE":
+            findings.problem("target", f"{target} is a key of another type: set REQUEUE_TO", **named)
+        elif not is_elsewhere and not stream.requeue_with_other_groups:
+            findings.problem("target", cannot_see_groups(stream), **named)
+        else:
+            findings.ok("target", f"{target}; who reads it this user may not see (+xinfo|groups)", **named)
+        return
+    if is_elsewhere and not is_read:
+        findings.problem("target", f"{nobody_reads(stream)}: XGROUP CREATE {target} <group> 0 MKSTREAM", **named)
+    elif not is_elsewhere and others and not stream.requeue_with_other_groups:
+        findings.problem("target", others_would_see(stream, others), **named)
+    else:
+        also = (
+            f"; {', '.join(others)} {'see' if len(others) > 1 else 'sees'} the requeued entries as new ones"
+            if others
+            else ""
+        )
+        findings.ok("target", f"{target}{also}", **named)
 
 
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
@@ -261,12 +313,14 @@ async def _json_module(findings: Findings, link: RedisLink, stream: StreamSettin
 
 async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettings) -> str:
     """How a sweep will settle: script or gather."""
-    mode = await settle_mode(link, stream)
+    mode = await action_class(stream).mode_of(link, stream)
     if mode.is_refused:
         findings.problem(
             "script mode", f"a script may not settle here ({mode.reason}): give the rights, or set SETTLE_MODE=auto",
             stream=stream.stream,
         )  # fmt: skip
+    elif mode.name == "none":
+        pass
     elif mode.name == "script":
         findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
     else:

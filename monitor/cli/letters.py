@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -41,8 +43,12 @@ async def ls(call: Call, limit: int, wanted: Wanted) -> int:
                         left -= 1
                 call.out.flush()
                 if not left:
-                    call.out.note(f"the first {limit:,} (--limit)")
                     break
+            total = await link.call("XLEN", dead_stream_of(settings))
+            if not left:
+                call.out.note(f"the first {limit:,} (--limit) of {total:,} in {dead_stream_of(settings)}")
+            elif not call.as_json:
+                call.out.line(f"{limit - left:,} of {total:,} in {dead_stream_of(settings)}")
             if foreign:
                 call.out.note(
                     f"{foreign:,} others in {dead_stream_of(settings)} are of another stream or group, or no dead letters"
@@ -75,6 +81,76 @@ def _record(letter: DeadLetter) -> dict[str, Any]:
     }
     numbers = {"deliveries": letter.deliveries, "dead_at_ms": letter.dead_at_ms}
     return {**names, **numbers, "fields": encoded_pairs(letter.fields)}
+
+
+@command(dead_letters, "summary")
+@selecting
+async def summary(call: Call, wanted: Wanted) -> int:
+    """Count dead letters by reason, with when the oldest and the newest of them died."""
+    async with call.link() as link:
+
+        async def one(settings: StreamSettings) -> None:
+            selection = await wanted.resolved(link, dead_stream_of(settings))
+            found: dict[bytes, ByReason] = {}
+            async for page in chosen(link, settings, selection):
+                for letter in page:
+                    if isinstance(letter, DeadLetter):
+                        found.setdefault(letter.reason, ByReason()).add(letter.dead_at_ms)
+            _print_summary(call, settings, found)
+
+        return await call.each_stream(one)
+
+
+@dataclass(slots=True)
+class ByReason:
+    """The letters of one reason; times by the server's clock."""
+
+    count: int = 0
+    oldest_ms: int = 2**63
+    newest_ms: int = 0
+
+    def add(self, dead_at_ms: int) -> None:
+        self.count += 1
+        self.oldest_ms, self.newest_ms = min(self.oldest_ms, dead_at_ms), max(self.newest_ms, dead_at_ms)
+
+
+def _print_summary(call: Call, settings: StreamSettings, found: Mapping[bytes, ByReason]) -> None:
+    dead, total = dead_stream_of(settings), sum(one.count for one in found.values())
+    rows = sorted(found.items(), key=lambda item: (-item[1].count, item[0]))
+    if call.as_json:
+        reasons = [
+            {
+                "reason": encoded(reason),
+                "count": one.count,
+                "oldest_dead_at_ms": one.oldest_ms,
+                "newest_dead_at_ms": one.newest_ms,
+            }
+            for reason, one in rows
+        ]
+        named = {"stream": settings.stream, "group": settings.group, "dead_letter_stream": dead}
+        call.out.record("dead_letter_summary", **named, total=total, reasons=reasons)
+        return
+    call.out.line(f"{dead}: {total:,} of {settings.stream} / {settings.group}", style="bold")
+    for reason, one in rows:
+        cells = (f"{one.count:,}", shortened(reason, 60), moment(one.oldest_ms), moment(one.newest_ms))
+        call.out.line(columns(cells, (-9, 40, 20, 20)))
+
+
+@command(dead_letters, "export")
+@selecting
+async def export(call: Call, wanted: Wanted) -> int:
+    """Print dead letters as NDJSON, whole, the oldest first; what is not valid UTF-8 as {"base64": …}."""
+    async with call.link() as link:
+
+        async def one(settings: StreamSettings) -> None:
+            selection = await wanted.resolved(link, dead_stream_of(settings))
+            async for page in chosen(link, settings, selection):
+                for letter in page:
+                    if isinstance(letter, DeadLetter):
+                        call.out.record("dead_letter", **_record(letter))
+                call.out.flush()
+
+        return await call.each_stream(one)
 
 
 @command(dead_letters, "show")

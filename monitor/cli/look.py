@@ -9,9 +9,10 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from monitor import group_stats
+from monitor.actions import action_class
 from monitor.consumers import Consumer, consumers_of
 from monitor.decide import is_abandoned, last_id_worth_reading
-from monitor.index import IndexInfo, SearchIndex
+from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.pending import (
     FIRST,
     LAST,
@@ -112,7 +113,8 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         redis.exceptions.RedisError: the group could not be looked at.
     """
     index = SearchIndex(link, settings)
-    about_index = await index.question()
+    uses_index = action_class(settings).uses_index
+    about_index = await index.question() if uses_index else []
     commands: list[Command] = [
         ("XPENDING", settings.stream, settings.group),
         ("TIME",),
@@ -134,7 +136,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         sample=await sample(link, settings, summary, now_ms),
         dead_letters=dead_letters,
         oldest_dead_letter_age_ms=None if not dead_letters else _age_ms(oldest_letter, now_ms),
-        index=index.answer(index_replies),
+        index=index.answer(index_replies) if uses_index else IndexInfo(OFF),
         index_names=index.names,
     )
 

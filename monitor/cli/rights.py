@@ -49,16 +49,48 @@ class Missing:
 
 def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names: Sequence[str]) -> list[Right]:
     """The rights for a sweep that settles by script or by gather, dead letters, index and reaping included."""
-    stream, group, key = settings.stream, settings.group, f"{settings.hash_prefix}doctor"
-    hash_name = f"{settings.hash_prefix}*"
+    stream, group = settings.stream, settings.group
     rights = [
         Right("time", "", ("TIME",), "the server's clock"),
         Right("xpending", stream, ("XPENDING", stream, group, "-", "+", NO_NUMBER), "finding what is pending"),
         Right("xrange", stream, ("XRANGE", stream, NO_ID, NO_ID), "reading entries"),
+    ]
+    if settings.action != "observe":
+        rights += _for_acting(settings, by_script, cluster)
+    if cluster:
+        rights += CLUSTER
+    if settings.action == "observe":
+        return rights
+    for_index = [right for name in index_names for right in _for_index(name, settings.store_as.upper())]
+    if len(index_names) > 1:
+        for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
+    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
+    return rights + for_index + [right for those in others for right in those(settings)]
+
+
+def _for_acting(settings: StreamSettings, by_script: bool, cluster: bool) -> list[Right]:
+    stream, group = settings.stream, settings.group
+    rights = [
         Right("xclaim", stream, ("XCLAIM", stream, group, settings.consumer, NO_NUMBER, NO_ID), "claiming"),
         Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
-        _for_storing(settings, hash_name, key),
     ]
+    if settings.action == "store":
+        rights += _for_store(settings)
+    if settings.action == "requeue":
+        rights += _for_requeue(settings)
+    stores = settings.action == "store"
+    if by_script or (stores and is_stored_by_script(settings)) or settings.reap_after_ms or settings.rate_limit:
+        rights += SCRIPTS
+    if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
+        rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
+        if stores and settings.on_conflict != "overwrite":
+            rights += _for_confirming(settings, f"{settings.hash_prefix}*", f"{settings.hash_prefix}doctor")
+    return rights
+
+
+def _for_store(settings: StreamSettings) -> list[Right]:
+    key, hash_name = f"{settings.hash_prefix}doctor", f"{settings.hash_prefix}*"
+    rights = [_for_storing(settings, hash_name, key)]
     if settings.on_conflict == "newer":
         rights += [
             Right("hget", hash_name, ("HGET", key, "f"), "ON_CONFLICT=newer"),
@@ -70,19 +102,15 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
     ttl_s = ttl_of(settings)
     if ttl_s is not None:
         rights.append(_for_ttl(ttl_s, hash_name, f"{key}:no-such-key"))
-    if by_script or is_stored_by_script(settings) or settings.reap_after_ms or settings.rate_limit:
-        rights += SCRIPTS
-    if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
-        rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
-        if settings.on_conflict != "overwrite":
-            rights += _for_confirming(settings, hash_name, key)
-    if cluster:
-        rights += CLUSTER
-    for_index = [right for name in index_names for right in _for_index(name, settings.store_as.upper())]
-    if len(index_names) > 1:
-        for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
-    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
-    return rights + for_index + [right for those in others for right in those(settings)]
+    return rights
+
+
+def _for_requeue(settings: StreamSettings) -> list[Right]:
+    target = settings.requeue_target
+    rights = [Right("xadd", target, ("XADD", target, NO_ID, "f", "v"), "requeueing")]
+    if target == settings.stream and not settings.requeue_with_other_groups:
+        rights.append(Right("xinfo|groups", target, ("XINFO", "GROUPS", target), "seeing whether other groups read it"))
+    return rights
 
 
 def needed_to_handle(settings: StreamSettings, cluster: bool) -> list[Right]:
@@ -141,12 +169,14 @@ def _for_dead_letters(settings: StreamSettings) -> list[Right]:
     if dead is None:
         return []
     attempts, purpose = attempts_key(dead), "dead letters"
-    return [
-        Right("xadd", dead, ("XADD", dead, NO_ID, "f", "v"), purpose),
-        Right("hincrby", attempts, ("HINCRBY", attempts, "f", NO_NUMBER), purpose),
-        Right("expire", attempts, ("EXPIRE", attempts, NO_NUMBER), purpose),
-        Right("hdel", attempts, ("HDEL", attempts, "doctor:no-such-field"), purpose),
-    ]
+    rights = [Right("xadd", dead, ("XADD", dead, NO_ID, "f", "v"), purpose)]
+    if settings.action == "store":  # which alone meets errors that nobody foresaw
+        rights += [
+            Right("hincrby", attempts, ("HINCRBY", attempts, "f", NO_NUMBER), purpose),
+            Right("expire", attempts, ("EXPIRE", attempts, NO_NUMBER), purpose),
+            Right("hdel", attempts, ("HDEL", attempts, "doctor:no-such-field"), purpose),
+        ]
+    return rights
 
 
 def _for_index(index: str, kind: str) -> list[Right]:

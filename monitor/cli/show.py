@@ -19,6 +19,7 @@ from monitor.cli.words import moment, span
 from monitor.decide import last_id_worth_reading
 from monitor.outcomes import OUTCOMES
 from monitor.pending import PendingEntry, Summary, milliseconds_of, order_of
+from monitor.requeued import count_of
 from shared.own_keys import attempts_key
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
@@ -73,7 +74,8 @@ async def _show_one(call: Call, link: RedisLink, settings: StreamSettings, entry
         told = {"state": state, "next_sweep": next_sweep, "outcome": outcome, "attempts": attempts}
         call.out.record("entry", **record, **told, hash_key=None if key is None else encoded(key))
         return True
-    _print_one(call, settings, entry_id, (("state", state), ("next sweep", next_sweep)), now_ms)
+    facts = [("state", state), ("next sweep", next_sweep), *_requeues(settings, fields)]
+    _print_one(call, settings, entry_id, facts, now_ms)
     print_fields(call, fields, full)
     return True
 
@@ -93,7 +95,7 @@ async def _forecast(
 
 async def _attempts(link: RedisLink, settings: StreamSettings, entry_id: bytes) -> int:
     """How many sweeps ended in an unknown error of this entry."""
-    if settings.dead_letter_stream is None:
+    if settings.dead_letter_stream is None or settings.action != "store":
         return 0
     (reply,) = await link.pipelined([("HGET", attempts_key(settings.dead_letter_stream), entry_id)])
     return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
@@ -115,12 +117,20 @@ def _foreseen(expected: Forecast, attempts: int | None, settings: StreamSettings
     if expected.outcome is not None:
         key = f"the {WORDS[settings.store_as]} {shortened(expected.hash_key or b'', 200)}"
         words = OUTCOMES[expected.outcome].foreseen.format(
-            key=key, dead_letters=settings.dead_letter_stream, target=settings.stream, reason=expected.reason
+            key=key, dead_letters=settings.dead_letter_stream, target=settings.requeue_target, reason=expected.reason
         )
     if not attempts:
         return words
     limit = "over the limit" if attempts >= settings.max_attempts else "of"
     return f"{words}; {attempts} attempts ended in an unknown error ({limit} MAX_ATTEMPTS {settings.max_attempts})"
+
+
+def _requeues(settings: StreamSettings, fields: Sequence[bytes] | None) -> list[tuple[str, str]]:
+    """How often it was requeued, under ACTION=requeue."""
+    if settings.action != "requeue" or fields is None:
+        return []
+    limit = f"of MAX_REQUEUES {settings.max_requeues}" if settings.max_requeues else "MAX_REQUEUES is off"
+    return [("requeues", f"{count_of(fields)} ({limit})")]
 
 
 async def _not_pending(link: RedisLink, settings: StreamSettings, entry_id: bytes) -> tuple[str, str]:

@@ -29,11 +29,18 @@ from monitor.cli.look import (
 from monitor.cli.main import commands
 from monitor.cli.output import columns
 from monitor.cli.words import span
+from monitor.index import OFF
 from monitor.pending import milliseconds_of
 from shared.errors import JanitorError
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
+_ACTIONS = {
+    "requeue": "requeue to {0.requeue_target}",
+    "handle": "handle",
+    "dead_letter": "dead_letter: all that is abandoned is moved",
+    "observe": "observing: nothing is claimed, written or created",
+}
 NOT_TOLD = "not told by this server or to this user"
 
 
@@ -145,7 +152,8 @@ def _record(settings: StreamSettings, seen: Overview) -> dict[str, Any]:
         "dead_letter_stream": settings.dead_letter_stream,
         "dead_letters": seen.dead_letters,
         "oldest_dead_letter_age_s": _seconds(seen.oldest_dead_letter_age_ms),
-        "index": settings.index_name if settings.index_schema is not None else None,
+        "action": settings.action,
+        "index": settings.index_name if seen.index.status != OFF else None,
         "index_status": seen.index.status,
         "index_documents": seen.index.documents if seen.index.is_there else None,
         "index_refused": seen.index.failures if seen.index.is_there else None,
@@ -191,11 +199,14 @@ def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
         letters = "off: entries that cannot be stored stay pending"
     if seen.oldest_dead_letter_age_ms is not None:
         letters += f", oldest {span(seen.oldest_dead_letter_age_ms / 1000)}"
+    verb = "would take up" if settings.action == "observe" else "takes up"
     limit = f"; at most {settings.rate_limit:,} a second" if settings.rate_limit else ""
+    action = [] if settings.action == "store" else [("action", _ACTIONS[settings.action].format(settings))]
     return [
+        *action,
         ("pending", f"{total:,}{oldest}"),
         ("not delivered", NOT_TOLD if seen.lag is None else f"{seen.lag:,}"),
-        ("next sweep", f"takes up {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s{limit})"),
+        ("next sweep", f"{verb} {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s{limit})"),
         ("dead letters", letters),
         ("index", f"{named}{index.status}{documents}" if index.status != "off" else "off"),
     ]

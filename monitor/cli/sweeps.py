@@ -15,16 +15,19 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
+from monitor.actions import Observer, action_class
 from monitor.cli.call import Call, command, stop_on_signals, worst
 from monitor.cli.dry_run import Forecast, dry_run
 from monitor.cli.exits import FAILED, FINE, INTERRUPTED, UsageProblem
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
+from monitor.context import ResumeState, SweepContext
 from monitor.heartbeat import beat
 from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.janitor import Janitor
-from monitor.outcomes import WITH_HASH
+from monitor.outcomes import WITH_HASH, Outcome
 from monitor.report import NOT_ASKED, SweepReport, Tally, report_of
+from monitor.sweep import Sweep
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
@@ -108,6 +111,13 @@ async def _dry_run(call: Call, settings: Settings) -> int:
         with call.out.bar() as bar:
 
             async def one(stream: StreamSettings) -> None:
+                if isinstance(action_class(stream), Observer):  # a sweep of it writes nothing as it is
+                    context = SweepContext(link, stream, settings.page_size, settings.concurrency, settings.budget_s)
+                    looking = Sweep(context, ResumeState())
+                    _print(call, (await looking.run(),), dry_run=True)
+                    if looking.error:
+                        raise looking.error
+                    return
                 began, end = Deadline.after(0), Deadline.after(settings.budget_s)
                 summary, now_ms = await summary_and_time(link, stream)
                 tally, complete = Tally(), True
@@ -119,7 +129,8 @@ async def _dry_run(call: Call, settings: Settings) -> int:
                     if end.is_over():
                         complete = False
                         break
-                index = await SearchIndex(link, stream).ask() if stream.action == "store" else IndexInfo(OFF)
+                uses_index = action_class(stream).uses_index
+                index = await SearchIndex(link, stream).ask() if uses_index else IndexInfo(OFF)
                 report = report_of(
                     stream, summary, now_ms, tally, index=index.status, settle_mode="none",
                     complete=complete, duration_s=-began.left_s(),
@@ -130,7 +141,7 @@ async def _dry_run(call: Call, settings: Settings) -> int:
 
 
 def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
-    if expected.outcome in WITH_HASH:
+    if expected.outcome in WITH_HASH or expected.outcome is Outcome.REQUEUED:
         tally.add(expected.outcome)
     elif expected.outcome is not None:
         tally.name(expected.outcome, expected.reason, entry_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monitor.dead_letter import PROVENANCE
+from monitor.outcomes import Outcome
 from monitor.report import SweepReport
 from tests.faults.worlds import CRASHED, ENTRY_ID_FIELD, GROUP, YOUNG_MS, Kind, Seeded, World
 
@@ -169,7 +170,4 @@ def _wrong_counts(world: World, seen: Seen) -> Iterator[str]:
 
 
 def sum_of_outcomes(report: SweepReport) -> int:
-    return (
-        report.processed + report.kept + report.superseded + report.dead_lettered
-        + report.failed + report.deleted + report.lost_race + report.unknown
-    )  # fmt: skip
+    return sum(int(getattr(report, outcome.value)) for outcome in Outcome)

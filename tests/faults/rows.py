@@ -6,13 +6,14 @@ import asyncio
 import logging
 
 from demo.redis import RedisServer
-from tests.faults import cuts, entries, kills, machine, refusals, rivals, shards, silences, versions
+from tests.faults import cuts, entries, kills, machine, refusals, requeues, rivals, shards, silences, versions
 from tests.faults.runner import Result, Row, Stage, play
 
 ROWS: list[Row] = [
     *cuts.ROWS,
     *kills.ROWS,
     *shards.ROWS,
+    *requeues.ROWS,
     *refusals.ROWS,
     *silences.ROWS,
     *entries.ROWS,

@@ -1,0 +1,102 @@
+-- A bounded run over pending entries: reads them a few at a time, and ends before it keeps anybody waiting for long.
+-- Put before requeue.lua (see scripts.py).
+
+-- Entries are read a few at a time, since each may be of 1 MB (1.3 ms to read), until CHUNK of them are there or they made
+-- Lua's memory grow by HEAVY_KB; then the clock is looked at.
+local CHUNK, LARGEST_SLICE, HEAVY_KB = 32, 8, 128
+-- TIME stands still in a script; the processor's clock does not. Redis 7.0 keeps it from scripts: there a run ends with so
+-- many entries, or the first heavy chunk.
+local MOST_WITHOUT_CLOCK = 64
+
+local clock = rawget(_G, 'os') and os.clock
+local started = clock and clock()
+
+local function took_ms() return clock and 1000 * (clock() - started) or 0 end
+
+local function time_is_up(run_ms, taken, is_heavy)
+  -- Half the time where entries are heavy: the next one may take as long as all so far.
+  if clock then return took_ms() >= (is_heavy and run_ms / 2 or run_ms) end
+  return is_heavy or taken >= MOST_WITHOUT_CLOCK
+end
+
+local function split(joined_ids)
+  local ids = {}
+  for id in string.gmatch(joined_ids, '%S+') do ids[#ids + 1] = id end
+  return ids
+end
+
+-- What `command` answers for the ids from `first` to `last`, in their order, false for an id that it does not have:
+-- one call where the ids lie side by side, one more for each that others lie between.
+local function look_up(command, ids, first, last)
+  local count = last - first + 1
+  local rows = command(ids[first], ids[last], count)
+  local side_by_side = #rows == count
+  for i = 1, #rows do side_by_side = side_by_side and rows[i][1] == ids[first + i - 1] end
+  if side_by_side then return rows end
+  local by_id = {}
+  for _, row in ipairs(rows) do by_id[row[1]] = row end
+  rows = {}
+  for i = 1, count do
+    local id = ids[first + i - 1]
+    rows[i] = by_id[id] or command(id, id, 1)[1] or false
+  end
+  return rows
+end
+
+-- How many to read next: one at first, one more each time, and one for the rest of the run once a heavy one was met.
+local slice, most = 1, LARGEST_SLICE
+
+-- The entries from `first` on, where that ended, and whether they are heavy.
+local function read_ahead(entries, ids, first, last)
+  local found, at, held_kb, is_heavy = {}, first, collectgarbage('count'), false
+  repeat
+    local slice_last = math.min(at + slice - 1, last)
+    for _, entry in ipairs(look_up(entries, ids, at, slice_last)) do found[#found + 1] = entry end
+    at = slice_last + 1
+    is_heavy = collectgarbage('count') - held_kb > HEAVY_KB
+    if is_heavy then most = 1 end
+    slice = math.min(slice + 1, most)
+  until is_heavy or at > last
+  return found, at - 1, is_heavy
+end
+
+-- Go through `run.ids` in `run.stream` for about `run.run_ms`; how many were gone through. For each of them one of these is
+-- called: `run.lost(id)` (not pending any more, or idle for less than `run.min_idle_ms`), `run.gone(id)` (not in the stream),
+-- `run.act(id, fields)`, which ends the run before this id if it answers false. `run.allowed()`: how many more may be acted upon.
+local function run_through(run)
+  local stream, group, ids, min_idle_ms = run.stream, run.group, run.ids, run.min_idle_ms
+  local function pending_rows(from, to, count) return redis.call('XPENDING', stream, group, from, to, count) end
+  local function entries(from, to, count) return redis.call('XRANGE', stream, from, to, 'COUNT', count) end
+  local taken, at = 0, 1
+  while at <= #ids and run.allowed() > 0 do
+    local last = math.min(at + CHUNK - 1, #ids, at + run.allowed() - 1)
+    local rows = look_up(pending_rows, ids, at, last)
+    local found, read_to, is_heavy = read_ahead(entries, ids, at, last)
+    for i = at, read_to do
+      local id, row, entry = ids[i], rows[i - at + 1], found[i - at + 1]
+      if not row or (row[3] >= 0 and row[3] < min_idle_ms) then
+        run.lost(id)
+      elseif not entry then
+        run.gone(id)
+      elseif not run.act(id, entry[2]) then
+        return taken
+      end
+      taken = taken + 1
+    end
+    if time_is_up(run.run_ms, taken, is_heavy) then return taken end
+    at = read_to + 1
+  end
+  return taken
+end
+
+local function code_of(failure)
+  if string.find(failure.err, 'access a non local key', 1, true) or string.find(failure.err, 'the same slot', 1, true) then
+    return 'CROSSSLOT'
+  end
+  if string.find(failure.err, 'cluster is down', 1, true) or string.find(failure.err, 'slot not served', 1, true) then
+    return 'CLUSTERDOWN'
+  end
+  if string.find(failure.err, 'ACL failure', 1, true) then return 'NOPERM' end
+  if string.find(failure.err, 'nknown Redis command', 1, true) then return 'NOCOMMAND' end -- renamed or disabled
+  return string.match(failure.err, '^-?(%u+)') or 'ERR'
+end
