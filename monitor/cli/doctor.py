@@ -207,6 +207,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             await _handle(findings, link, redis, stream)
             return
         search = SearchIndex(link, stream)
+        index = await search.ask()
         await _json_module(findings, link, stream)
         index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
@@ -226,6 +227,21 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
+
+
+async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    """The handler is looked for, not opened or called."""
+    from monitor.actions.handle import spec_of
+    from monitor.handling.find import find
+
+    try:
+        find(spec_of(stream))
+        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
+    except SettingsError as error:
+        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
+    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
+    await _dead_letter_stream(findings, link, stream)
+    _rate_limit(findings, stream)
 
 
 ACTIONS_TOLD: Final = {
@@ -269,21 +285,6 @@ async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSet
             else ""
         )
         findings.ok("target", f"{target}{also}", **named)
-
-
-async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
-    """The handler is looked for, not opened or called."""
-    from monitor.actions.handle import spec_of
-    from monitor.handling.find import find
-
-    try:
-        find(spec_of(stream))
-        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
-    except SettingsError as error:
-        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
-    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
-    await _dead_letter_stream(findings, link, stream)
-    _rate_limit(findings, stream)
 
 
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
