@@ -170,8 +170,7 @@ async def would_handle(
     link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
 ) -> list[Forecast]:
     """What the handler would say nobody knows."""
-    gone = Forecast(Outcome.DELETED, "gone from the stream while pending")
-    return [gone if held is None else Forecast(Outcome.HANDLED) for held in fields]
+    return [Forecast(Outcome.DELETED, GONE) if held is None else Forecast(Outcome.HANDLED) for held in fields]
 
 
 async def would_observe(
@@ -205,12 +204,6 @@ def in_words(one: Forecast) -> str:
     """``dead_lettered (no id field)``."""
     outcome = "left alone" if one.outcome is None else one.outcome.value
     return f"{outcome} ({one.reason})" if one.reason else outcome
-
-
-async def would_handle(
-    link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
-) -> list[Forecast]:
-    return [Forecast(Outcome.DELETED, GONE) if held is None else Forecast(Outcome.HANDLED) for held in fields]
 
 
 FORECASTS: Final[dict[str, Foresee]] = {
