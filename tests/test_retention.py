@@ -82,7 +82,7 @@ async def test_what_is_younger_than_retain_sec_remains_to_the_millisecond(link: 
         pass
     retained = await retain(link, kept)
     assert retained.trimmed == 1
-    assert [int(entry_id.split(b"-")[0]) for entry_id in kept.ids()][0] == now_ms - HOUR_MS + 100_000
+    assert next(int(entry_id.split(b"-")[0]) for entry_id in kept.ids()) == now_ms - HOUR_MS + 100_000
 
 
 @pytest.mark.parametrize("most", [0, 20_000])
@@ -362,7 +362,9 @@ async def test_the_dry_run_counts_no_further_than_it_says(link: ServerLink, kept
     assert "1,000 or more" in str(retained)
 
 
-async def test_the_opening_does_all_where_nothing_is_pending_and_little_is_to_trim(link: ServerLink, kept: Kept) -> None:
+async def test_the_opening_does_all_where_nothing_is_pending_and_little_is_to_trim(
+    link: ServerLink, kept: Kept
+) -> None:
     kept.group()
     kept.add(100)
     kept.finish()
