@@ -28,7 +28,7 @@ Id = tuple[int, int]
 COUNTED, IGNORED = ("workers", "audit", "late"), "tail"
 KEEPS = Policy(HOUR_MS, ignored=("tai?",), own_groups=POLICY.own_groups)
 ACTS = ("produce", "produce", "young", "create", "destroy", "set_id", "read", "read", "finish", "finish", "acknowledge",
-        "claim", "force", "delete")  # fmt: skip
+        "claim", "force", "delete", "catch_up", "catch_up", "catch_up", "catch_up")  # fmt: skip
 Act = tuple[str, int, int]
 AN_ACT = st.tuples(st.sampled_from(ACTS), st.integers(0, 40), st.integers(0, 40))
 
@@ -119,6 +119,8 @@ class Streams(RuleBasedStateMachine):
             self._produce(1 + first % 20, name == "young")
         elif name == "create":
             self._create(group, second)
+        elif name == "catch_up":
+            self._catch_up()
         elif group in self.groups:
             getattr(self, f"_{name}")(group, second)
 
@@ -164,6 +166,12 @@ class Streams(RuleBasedStateMachine):
     def _finish(self, group: str, second: int) -> None:
         """Read, and acknowledge all of it."""
         self._forget(group, self._read(group, second))
+
+    def _catch_up(self) -> None:
+        """Every group reads and acknowledges all that there is."""
+        for group, state in self.groups.items():
+            self._forget(group, sorted(state.pending))
+            self._finish(group, 1000)
 
     def _acknowledge(self, group: str, second: int) -> None:
         pending = sorted(self.groups[group].pending)
