@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from monitor.report import Outcome
+from monitor.outcomes import Outcome
 from shared.telemetry import INSTRUMENTS, Instrument
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

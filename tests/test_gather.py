@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from monitor.gather import GatherSettle
-from monitor.report import Outcome
+from monitor.actions.gather import GatherSettle
+from monitor.outcomes import Outcome
 from shared.redis_client import Command, RedisLink, Reply
 from tests.checks import entries_of, lost
 from tests.conftest import Scene, Sweeper, Wire, wire

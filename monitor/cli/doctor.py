@@ -10,6 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from rich.text import Text
 
+from monitor.actions.store import settle_mode
 from monitor.cli.call import Call, command
 from monitor.cli.escape import harmless
 from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
@@ -20,7 +21,6 @@ from monitor.cli.rights import Missing, Right, may_publish, missing, needed
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
-from monitor.settle import script_is_allowed
 from monitor.shard_indexes import shard_indexes
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
@@ -206,22 +206,18 @@ async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) ->
 
 async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettings) -> str:
     """How a sweep will settle: script or gather."""
-    if stream.settle_mode == "gather" or stream.ack_replicas:
-        asks = "SETTLE_MODE" if stream.settle_mode == "gather" else "ACK_REPLICAS"
-        findings.ok("script mode", f"gather, as {asks} asks for", stream=stream.stream)
-        return "gather"
-    reason = await script_is_allowed(link, stream)
-    if reason is None:
-        findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
-        return "script"
-    if stream.settle_mode == "script":
+    mode = await settle_mode(link, stream)
+    if mode.is_refused:
         findings.problem(
-            "script mode", f"a script may not settle here ({reason}): give the rights, or set SETTLE_MODE=auto",
+            "script mode", f"a script may not settle here ({mode.reason}): give the rights, or set SETTLE_MODE=auto",
             stream=stream.stream,
         )  # fmt: skip
-        return "script"
-    findings.ok("script mode", f"gather, as a script may not settle here ({reason})", stream=stream.stream)
-    return "gather"
+    elif mode.name == "script":
+        findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
+    else:
+        why = f"{mode.asked_by} asks for" if mode.asked_by else f"a script may not settle here ({mode.reason})"
+        findings.ok("script mode", f"gather, as {why}", stream=stream.stream)
+    return mode.name
 
 
 async def _rights(findings: Findings, link: RedisLink, redis: RedisSettings, rights: Sequence[Right]) -> None:

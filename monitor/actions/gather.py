@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from monitor.decide import hash_id
+from monitor.batch import Batch, Refused
+from monitor.entry_key import EntryKey
+from monitor.hashes import Store, Storing
+from monitor.outcomes import BY_WIRE, WRONG_TYPE, Outcome
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
-from monitor.report import Outcome
 from monitor.scripts import claim_script
-from monitor.settle import Batch, Refused
-from monitor.store import Store, Storing
 from monitor.trace_fields import split_from_trace
 from shared.redis_client import RedisLink, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
@@ -40,8 +40,7 @@ class GatherSettle:
         self.concurrency = concurrency
         self._link = link
         self._settings = settings
-        self._id_fields = [name.encode() for name in settings.id_fields]
-        self._prefix = settings.hash_prefix.encode()
+        self._key = EntryKey(settings)
         self._hashes = Store(link, settings)
         self._claim_script = claim_script()
         if settings.rate_limit:  # more than a second's entries would be read for nothing
@@ -121,11 +120,11 @@ class GatherSettle:
         for entry in entries:
             if entry.entry_id in claimed:
                 fields[entry.entry_id] = self._to_store(fields[entry.entry_id], batch)
-                key_id, fault = hash_id(fields[entry.entry_id], self._id_fields)
-                if key_id is None:
+                key, fault = self._key.of(fields[entry.entry_id])
+                if key is None:
                     batch.refused.append(Refused(entry, str(fault)))
                 else:
-                    to_store.append((entry, self._prefix + key_id))
+                    to_store.append((entry, key))
         if to_store:
             await self._acknowledge(await self._store(to_store, fields, batch), batch)
         if self._settings.recovered_channel is not None:
@@ -135,17 +134,22 @@ class GatherSettle:
     async def _claim(self, ids: Sequence[bytes], batch: Batch) -> tuple[int, set[bytes]]:
         """How many of ``ids`` were tried, all unless the rate limit grants no more, and which of these are ours now."""
         settings = self._settings
-        head = (settings.group, settings.consumer, settings.min_idle_ms)
         with self._telemetry.claim(len(ids)):
             if settings.rate_limit:
                 keys = (settings.stream, rate_key(settings))
-                tried, wait_ms, lost = await self._claim_script.run(
-                    self._link, keys, (*head, settings.rate_limit, *ids)
+                head = self._claim_script.named(
+                    group=settings.group,
+                    consumer=settings.consumer,
+                    min_idle_ms=settings.min_idle_ms,
+                    rate_limit=settings.rate_limit,
                 )
+                tried, wait_ms, lost = await self._claim_script.run(self._link, keys, (*head, *ids))
                 batch.wait_s = wait_ms / 1000
                 return tried, set(ids[:tried]).difference(lost)
             # JUSTID: the fields are here already, and the delivery count stays as it is.
-            claimed = await self._link.call("XCLAIM", settings.stream, *head, *ids, "JUSTID")
+            claimed = await self._link.call(
+                "XCLAIM", settings.stream, settings.group, settings.consumer, settings.min_idle_ms, *ids, "JUSTID"
+            )
         return len(ids), set(claimed)
 
     def _to_store(self, fields: list[bytes], batch: Batch) -> list[bytes]:
@@ -168,9 +172,9 @@ class GatherSettle:
             if isinstance(reply, TooFewReplicas):
                 batch.unconfirmed.append(entry.entry_id)
             elif not isinstance(reply, Exception):
-                settled.append((entry.entry_id, Outcome.PROCESSED if isinstance(reply, int) else _STORED[reply]))
+                settled.append((entry.entry_id, Outcome.PROCESSED if isinstance(reply, int) else BY_WIRE[reply]))
             elif is_entrys_own(code := code_of(reply)):
-                batch.refused.append(Refused(entry, "wrong_type" if code == "WRONGTYPE" else f"error:{code}"))
+                batch.refused.append(Refused(entry, WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
             else:
                 batch.server_refusal, batch.refusal = code, reply
                 batch.refused_by_server.append(entry.entry_id)
@@ -189,9 +193,6 @@ class GatherSettle:
         for _, outcome in settled[: len(ids) - acknowledged]:
             batch.counts[outcome] -= 1
             batch.lost += 1
-
-
-_STORED: Final = {b"stored": Outcome.PROCESSED, b"kept": Outcome.KEPT, b"superseded": Outcome.SUPERSEDED}
 
 
 def _among(ids: Sequence[bytes], taken: Sequence[bytes]) -> list[bytes]:
