@@ -1,10 +1,14 @@
 -- Trim one slice of what every group has finished with: the bound is found and the trim done in one run, so that no group can
 -- read, claim, be set back or be created in between.
 --
--- KEYS[1]  the stream
--- ARGV     retain (ms), LIMIT of this slice, what to do (trim | look: trim nothing | idle: trim unless one of our own groups has
---          something pending), whether a stream without a group is left alone (yes | no), how many own groups (n), the n names,
---          then globs (* and ?) of the groups that hold nothing
+-- @key stream              the stream
+-- @arg retain_ms (number)  entries younger than that, by the server's clock, remain
+-- @arg limit (number)      of XTRIM in this slice
+-- @arg task                trim | look: trim nothing | idle: trim unless one of our own groups has something pending
+-- @arg needs_group (flag)  whether a stream that no group reads is left alone
+-- @arg own_count (number)  how many of the names that follow are of our own groups
+-- @rest own_at             the names of our own groups, then globs (* and ?) of the groups that hold nothing
+--
 -- Returns  pairs: `state` is `bounded`, or why nothing was done: `busy` (only for idle), `no_stream`, `no_group`, `all_ignored`,
 --          `many_groups`, `no_times` (the ids are no times by the server's clock), `ahead` (as before), `old` (no MINID:
 --          Redis below 6.2). `trimmed`; `length` (-1: this user may not ask); `first`: the first entry's id before this run.
@@ -22,10 +26,8 @@ if redis.replicate_commands then redis.replicate_commands() end -- below 7.0 a s
 local MOST_GROUPS, LONGEST_NAME, HANDFUL, LARGEST_SLICE, HEAVY_BYTES = 100, 1024, 100, 8, 131072
 local FIRST_TIME = '1420070400000-0' -- 2015: no stream is older (Redis 5.0 is of 2018)
 
-local stream, retain_ms, limit, task = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local wants_group, own_count = ARGV[4] == 'yes', tonumber(ARGV[5])
-local first_glob, own = 6 + own_count, {}
-for i = 6, first_glob - 1 do own[ARGV[i]] = true end
+local first_glob, own = own_at + own_count, {}
+for i = own_at, first_glob - 1 do own[ARGV[i]] = true end
 
 local clock = rawget(_G, 'os') and os.clock
 local started = clock and clock()
@@ -111,7 +113,7 @@ for _, row in ipairs(rows) do
     if is_before(at, bound) then bound, holder, is_pending = at, group, by_pending end
   end
 end
-if counted == 0 and wants_group then return answer(#rows == 0 and 'no_group' or 'all_ignored') end
+if counted == 0 and needs_group then return answer(#rows == 0 and 'no_group' or 'all_ignored') end
 
 -- An id after which, not from which: Redis below 6.2 knows neither that nor MINID.
 local all = redis.pcall('XRANGE', stream, '(0-0', '+', 'COUNT', 1)

@@ -8,8 +8,9 @@ to stop, and what the report says. Needs Redis 6.2 (XTRIM MINID) and scripts. Ri
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from monitor.retained import LEFT_ALONE, MOST_COUNTED, Held, Policy, Retained
 from monitor.scripts import Script, retention_script
@@ -27,6 +28,30 @@ LEAST_LIMIT, MOST_LIMIT = 8, 10_000
 RUNS_AT_ONCE: Final = 2
 """As with settling: slices and settling runs of one server take turns."""
 COUNTED_AT_ONCE: Final = 50
+
+
+class Pace(Protocol):
+    """How long to go on, and how often to try: a sweep's state is one."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+    async def persist(self, attempt: Callable[[], Awaitable[None]]) -> None: ...
+
+
+class Until:
+    """A pace by a deadline alone."""
+
+    def __init__(self, link: RedisLink, deadline: Deadline) -> None:
+        self._link = link
+        self._deadline = deadline
+
+    @property
+    def is_over(self) -> bool:
+        return self._deadline.is_over()
+
+    async def persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        await persist(attempt, self._deadline, self._link.reconnect)
 
 
 class Retention:
@@ -60,24 +85,34 @@ class Retention:
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
-    async def run(self, deadline: Deadline) -> Retained:
-        """Trim slice by slice until nothing is left that may go, or ``deadline``; asks nothing if the opening did it all.
+    @property
+    def so_far(self) -> Retained:
+        """What was done by now, also if ``run`` was cut off."""
+        return self._so_far
+
+    async def run(self, pace: Pace) -> Retained:
+        """Trim slice by slice until nothing is left that may go, or time is up; asks nothing if the opening did it all.
 
         Raises:
             RedisRefused: Redis is older than 6.2.
             redis.exceptions.RedisError: the slice may have run or not; repeating is safe, each finds the bound anew.
         """
-        while not self._has_ended and not deadline.is_over():
-            await persist(self._slice, deadline, self._link.reconnect)
+        while not self._has_ended and not pace.is_over:
+            await pace.persist(self._slice)
         if self._dry_run:
-            await self._count(deadline)
+            await self._count(pace)
         return self._so_far
 
     def _arguments(self, task: str) -> tuple[Argument, ...]:
-        policy = self._policy
-        needs_group = "yes" if policy.needs_group else "no"
-        own = policy.own_groups
-        return (policy.retain_ms, self._limit, task, needs_group, len(own), *own, *policy.ignored)
+        policy, own = self._policy, self._policy.own_groups
+        named = self._script.named(
+            retain_ms=policy.retain_ms,
+            limit=self._limit,
+            task=task,
+            needs_group=policy.needs_group,
+            own_count=len(own),
+        )
+        return (*named, *own, *policy.ignored)
 
     async def _slice(self) -> None:
         task = "look" if self._dry_run else "trim"
@@ -134,10 +169,10 @@ class Retention:
         factor = room_ms / max(took_ms - fixed_ms, 0.01)
         self._limit = int(min(max(self._limit * min(factor, 2.0), LEAST_LIMIT), MOST_LIMIT))
 
-    async def _count(self, deadline: Deadline) -> None:
+    async def _count(self, pace: Pace) -> None:
         """How many entries lie before the bound, read a few at a time, up to ``MOST_COUNTED``."""
         bound, count, first = self._so_far.bound, 0, b"-"
-        while bound is not None and bound != "0-0" and count < MOST_COUNTED and not deadline.is_over():
+        while bound is not None and bound != "0-0" and count < MOST_COUNTED and not pace.is_over:
             rows = await self._link.call("XRANGE", self._stream, first, f"({bound}", "COUNT", COUNTED_AT_ONCE)
             count += len(rows)
             if len(rows) < COUNTED_AT_ONCE:

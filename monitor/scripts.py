@@ -144,4 +144,4 @@ def probe_script() -> Script:
 
 def retention_script() -> Script:
     """retention.lua: trim one slice of what every group has finished with; Redis 6.2."""
-    return Script.of(_text("retention.lua"))
+    return Script.declared("retention.lua")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ import redis
 
 from demo.redis import RedisServer
 from monitor.retained import Policy, Retained
-from monitor.retention import Retention
+from monitor.retention import Retention, Until
 from shared.redis_client import RedisLink, ServerLink
 from shared.retry import Deadline
 from shared.settings import RedisSettings
@@ -75,10 +74,9 @@ def link_to(server: RedisServer) -> ServerLink:
     return ServerLink(RedisSettings("127.0.0.1", server.port, None, None, False, None), 4, 30.0)
 
 
+def until(link: RedisLink, seconds: float = GENEROUS_S) -> Until:
+    return Until(link, Deadline.after(seconds))
+
+
 async def retain(link: RedisLink, kept: Kept, policy: Policy = POLICY, dry_run: bool = False) -> Retained:
-    return await Retention(link, kept.stream, policy, dry_run).run(Deadline.after(GENEROUS_S))
-
-
-def aged_ids(count: int, age_ms: int) -> list[str]:
-    first = int(time.time() * 1000) - age_ms
-    return [f"{first + number}-0" for number in range(count)]
+    return await Retention(link, kept.stream, policy, dry_run).run(until(link))

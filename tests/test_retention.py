@@ -15,9 +15,8 @@ from monitor.retained import LEFT_ALONE, MOST_COUNTED, Policy, matches_any
 from monitor.retention import FIRST_LIMIT, MOST_LIMIT, Retention
 from monitor.scripts import retention_script
 from shared.redis_client import ServerLink
-from shared.retry import Deadline
 from tests.conftest import Wire, raw_client
-from tests.retaining import GROUP, HOUR_MS, POLICY, Kept, link_to, retain
+from tests.retaining import GROUP, HOUR_MS, POLICY, Kept, link_to, retain, until
 from tests.test_old_redis import EXECUTABLES
 
 
@@ -372,7 +371,7 @@ async def test_the_opening_does_all_where_nothing_is_pending_and_little_is_to_tr
     retention = Retention(link, kept.stream, POLICY)
     retention.opened(await link.pipelined(retention.opening()))
     wire = Wire(link)
-    retained = await retention.run(Deadline.after(10))
+    retained = await retention.run(until(link))
     assert (retained.trimmed, retained.complete, wire.round_trips) == (99, True, 0)
 
 
@@ -385,7 +384,7 @@ async def test_the_opening_trims_nothing_while_an_own_group_has_something_pendin
     retention = Retention(link, kept.stream, POLICY)
     retention.opened(await link.pipelined(retention.opening()))
     assert kept.length() == 200
-    assert (await retention.run(Deadline.after(10))).trimmed == 199
+    assert (await retention.run(until(link))).trimmed == 199
 
 
 async def test_a_server_that_does_not_have_the_script_yet_is_given_it(link: ServerLink, kept: Kept) -> None:
@@ -395,7 +394,7 @@ async def test_a_server_that_does_not_have_the_script_yet_is_given_it(link: Serv
     kept.run("SCRIPT", "FLUSH")
     retention = Retention(link, kept.stream, POLICY)
     retention.opened(await link.pipelined(retention.opening()))
-    assert (await retention.run(Deadline.after(10))).trimmed == 99
+    assert (await retention.run(until(link))).trimmed == 99
 
 
 async def test_what_the_deadline_left_goes_the_next_time(link: ServerLink, kept: Kept) -> None:
@@ -405,7 +404,7 @@ async def test_what_the_deadline_left_goes_the_next_time(link: ServerLink, kept:
     await retention_script().load(link)
     retention = Retention(link, kept.stream, POLICY)
     retention.opened(await link.pipelined(retention.opening()))
-    first = await retention.run(Deadline.after(0))
+    first = await retention.run(until(link, 0))
     assert (first.trimmed, first.complete) == (FIRST_LIMIT, False)
     assert "not complete" in str(first)
     assert (await retain(link, kept)).trimmed == 5_000 - FIRST_LIMIT - 1
