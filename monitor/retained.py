@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MOST_COUNTED: Final = 1_000
 LONGEST_NAME: Final = 1024
 """Of a group that a glob may match."""
+LONGEST_SHOWN: Final = 100
 
 LEFT_ALONE: Final = {
     "no_stream": "there is no such stream",
@@ -52,6 +53,12 @@ def _expression(glob: str) -> bytes:
     return b"".join(wild.get(part, re.escape(part)) for part in re.split(rb"([*?])", glob.encode()))
 
 
+def _printable(name: str) -> str:
+    """A group's name comes from whoever made it: nothing in it steers a terminal or fills a log."""
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name[:LONGEST_SHOWN])
+    return shown if len(name) <= LONGEST_SHOWN else f"{shown}…"
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """The group but for which older entries could go."""
@@ -65,7 +72,16 @@ class Held:
 
     def __str__(self) -> str:
         unread = "" if self.lag is None else f", {self.lag:,} unread"
-        return f"held by group {self.group} at {self.at} ({self.pending:,} pending{unread})"
+        return f"held by group {_printable(self.group)} at {self.at} ({self.pending:,} pending{unread})"
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """Why a stream is not trimmed as far as its age allows."""
+
+    key: str
+    """The same for as long as the cause is."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +108,18 @@ class Retained:
     """Under ``dry_run``: how many entries lie before the bound; counted up to ``MOST_COUNTED``."""
 
     @property
-    def is_quiet(self) -> bool:
-        """Nothing happened that anybody has to read about."""
-        return not (self.trimmed or self.would_trim or self.held or self.left_alone or self.large_node)
+    def hindrance(self) -> Hindrance | None:
+        """What an operator has to know of: why entries that are old enough remain."""
+        if self.held:
+            return Hindrance(f"group {self.held.group}", str(self.held))
+        if self.left_alone and self.left_alone != LEFT_ALONE["no_stream"]:
+            return Hindrance("left alone", f"left alone: {self.left_alone}")
+        return Hindrance("node", LARGE_NODE) if self.large_node else None
+
+    @property
+    def line(self) -> str | None:
+        """For a sweep's report, which has ``trimmed`` as a number of its own."""
+        return "; ".join(replace(self, trimmed=0)._parts()) or None
 
     def __str__(self) -> str:
         return "; ".join(self._parts()) or "nothing to trim"
@@ -106,10 +131,5 @@ class Retained:
             parts.append(f"would trim {self.would_trim:,}{more} before {self.bound}")
         if self.trimmed:
             parts.append(f"{self.trimmed:,} trimmed" + ("" if self.complete else ", not complete"))
-        if self.held:
-            parts.append(str(self.held))
-        if self.left_alone:
-            parts.append(f"left alone: {self.left_alone}")
-        if self.large_node:
-            parts.append(LARGE_NODE)
-        return parts
+        hindrance = self.hindrance
+        return parts if hindrance is None else [*parts, hindrance.text]

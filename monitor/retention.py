@@ -114,6 +114,15 @@ class Retention:
         )
         return (*named, *own, *policy.ignored)
 
+    async def look(self) -> Retained:
+        """One run that trims and counts nothing: the length, the bound, who holds it.
+
+        Raises:
+            RedisRefused, redis.exceptions.RedisError: as of ``run``.
+        """
+        await self._slice()
+        return self._so_far
+
     async def _slice(self) -> None:
         task = "look" if self._dry_run else "trim"
         async with self._link.turn_at(self._stream, RUNS_AT_ONCE):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from shared.errors import SettingsError
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule
+from shared.setting_rules import RULES, STREAM_RULES, Rule, differing_retention
 from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
 
 MOST_PARTITIONS: Final = 128
@@ -104,14 +105,24 @@ def _redis(reading: Reading) -> RedisSettings:
 def _streams(reading: Reading) -> tuple[StreamSettings, ...]:
     """The one stream of the flat variables, or those of STREAMS, for which the flat variables are the defaults."""
     if not reading.is_written("STREAMS"):
-        return (_stream(reading),)
+        return with_own_groups((_stream(reading),))
     streams: list[StreamSettings] = []
     for index, item in enumerate(reading["STREAMS"]):
         streams += _streams_of_item(reading, f"STREAMS[{index}]", item)
     names = [(stream.stream, stream.group) for stream in streams]
     for stream, group in sorted({name for name in names if names.count(name) > 1 and all(name)}):
         reading.problem("STREAMS", f"stream {stream!r} with group {group!r} is there twice")
-    return tuple(streams)
+    for problem in differing_retention(streams):
+        reading.problem("STREAMS", problem)
+    return with_own_groups(tuple(streams))
+
+
+def with_own_groups(streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings, ...]:
+    """Each with the groups that all of them together name on its stream."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for one in streams:
+        groups[one.stream] = (*groups.get(one.stream, ()), one.group)
+    return tuple(replace(one, own_groups=groups[one.stream]) for one in streams)
 
 
 def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -> list[StreamSettings]:

@@ -96,8 +96,27 @@ SWEEP_DURATION: Final = Instrument(
     "s",
     "How many seconds a sweep took; error.type if it ended in an error.",
 )
+STREAM_LENGTH: Final = Instrument(
+    "gauge", "stream_janitor.stream.length", "{message}", "How many entries the stream holds, read or not."
+)
+RETENTION_HELD: Final = Instrument(
+    "gauge",
+    "stream_janitor.retention.held",
+    "1",
+    "1 while a group keeps entries that are older than RETAIN_SEC, else 0; not told where RETAIN_SEC is off.",
+)
+TRIMMED: Final = Instrument(
+    "counter",
+    "stream_janitor.trimmed",
+    "{message}",
+    "How many entries that every group has finished with were trimmed.",
+)
+DEAD_LETTERS_TRIMMED: Final = Instrument(
+    "counter", "stream_janitor.dead_letters.trimmed", "{message}", "How many old dead letters were thrown away."
+)
 INSTRUMENTS: Final = (
-    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION,
+    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED, UNSEARCHABLE,
+    TRIMMED, DEAD_LETTERS_TRIMMED, SWEEP_DURATION,
 )  # fmt: skip
 DURATION_BOUNDARIES_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0)
 
@@ -121,6 +140,10 @@ class Report(Protocol):
     def complete(self) -> bool: ...
     @property
     def settle_mode(self) -> str: ...
+    @property
+    def trimmed(self) -> int: ...
+    @property
+    def dead_letters_trimmed(self) -> int: ...
 
 
 class Reason(Protocol):
@@ -142,6 +165,10 @@ class Standing:
     """None: Redis does not tell (before 7.0, or after a deletion in the stream), or the user lacks XINFO GROUPS."""
     dead_letters: int | None
     """None: there is no dead-letter stream, or the user lacks XLEN."""
+    stream_length: int | None = None
+    """None: the user lacks XLEN."""
+    retention_held: bool | None = None
+    """Whether a group keeps entries that are older than RETAIN_SEC; None: it is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -528,6 +555,8 @@ class _Instruments:
         for outcome, count in facts.outcomes.items():
             self._counters[SETTLED].add(count, {**attributes, OUTCOME: outcome})
         self._counters[UNSEARCHABLE].add(facts.report.unsearchable, attributes)
+        self._counters[TRIMMED].add(facts.report.trimmed, attributes)
+        self._counters[DEAD_LETTERS_TRIMMED].add(facts.report.dead_letters_trimmed, attributes)
         self._duration.record(facts.report.duration_s, {**attributes, **_error_type(facts.error)})
         if facts.standing is not None:
             stale_at_s = self._now_s() + stale_after_s
@@ -539,6 +568,8 @@ _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     OLDEST_PENDING_AGE: lambda standing: standing.oldest_pending_age_s or 0.0,
     LAG: lambda standing: standing.lag,
     DEAD_LETTERS: lambda standing: standing.dead_letters,
+    STREAM_LENGTH: lambda standing: standing.stream_length,
+    RETENTION_HELD: lambda standing: None if standing.retention_held is None else int(standing.retention_held),
 }
 
 
@@ -664,6 +695,7 @@ def _describe(span: Span, facts: SweepFacts) -> None:
     report = facts.report
     span.set_attribute(CANDIDATES.name, report.candidates)
     span.set_attribute(UNSEARCHABLE.name, report.unsearchable)
+    span.set_attribute(TRIMMED.name, report.trimmed)
     span.set_attribute("stream_janitor.complete", report.complete)
     span.set_attribute("stream_janitor.settle_mode", report.settle_mode)
     for outcome, count in facts.outcomes.items():

@@ -22,6 +22,10 @@ from monitor.pending import (
     read_page,
     summary_of,
 )
+from monitor.retained import Retained
+from monitor.retention import Retention
+from monitor.stream_retention import stream_policy
+from shared.errors import RedisRefused
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
@@ -92,6 +96,10 @@ class Overview:
     index: IndexInfo
     index_names: tuple[str, ...]
     """What it is called here: in a cluster perhaps one name for each shard."""
+    stream_length: int | None
+    first_entry_age_ms: int | None
+    retained: Retained | None
+    """Where RETAIN_SEC is set: what holds the stream."""
 
     @property
     def oldest_age_ms(self) -> int | None:
@@ -118,14 +126,15 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         ("TIME",),
         ("XINFO", "CONSUMERS", settings.stream, settings.group),
         ("XRANGE", settings.dead_letter_stream or settings.stream, "-", "+", "COUNT", 1),
+        ("XRANGE", settings.stream, "-", "+", "COUNT", 1),
         *about_index,
         *group_stats.question(settings),
     ]
-    pending, time, consumers, oldest_letter, *replies = await link.pipelined(commands)
+    pending, time, consumers, oldest_letter, first, *replies = await link.pipelined(commands)
     raise_first((pending, time))
     summary, now_ms = summary_of(pending), milliseconds(time)
     index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
-    lag, dead_letters = group_stats.answer(settings, standing_replies)
+    lag, dead_letters, length = group_stats.answer(settings, standing_replies)
     return Overview(
         now_ms=now_ms,
         summary=summary,
@@ -136,7 +145,20 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         oldest_dead_letter_age_ms=None if not dead_letters else _age_ms(oldest_letter, now_ms),
         index=index.answer(index_replies),
         index_names=index.names,
+        stream_length=length,
+        first_entry_age_ms=_age_ms(first, now_ms),
+        retained=await _retained(link, settings),
     )
+
+
+async def _retained(link: RedisLink, settings: StreamSettings) -> Retained | None:
+    policy = stream_policy(settings)
+    if policy is None:
+        return None
+    try:
+        return await Retention(link, settings.stream, policy, dry_run=True).look()
+    except (RedisError, RedisRefused):
+        return None
 
 
 def _age_ms(entries: Reply, now_ms: int) -> int | None:
