@@ -67,7 +67,7 @@ async def open_sweep(
     standing = None
     if about_group:
         lag, dead_letters, length = group_stats.answer(settings, others[: len(about_group)])
-        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length)
+        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length, 0.0)
     if retention:
         retention.opened(others[len(about_group) :])
     if index and info.is_missing:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from monitor.pending import milliseconds_of
+
 MOST_COUNTED: Final = 1_000
 LONGEST_NAME: Final = 1024
 """Of a group that a glob may match."""
@@ -100,12 +102,22 @@ class Retained:
     bound: str | None = None
     """Only what lies before this id may go."""
     held: Held | None = None
+    retain_ms: int = 0
+    """How old entries have to be."""
     left_alone: str | None = None
     """Why nothing of this stream is ever trimmed."""
     large_node: bool = False
     dry_run: bool = False
     would_trim: int | None = None
     """Under ``dry_run``: how many entries lie before the bound; counted up to ``MOST_COUNTED``."""
+
+    def held_for_s(self, now_ms: int) -> float:
+        """How much longer than RETAIN_SEC a group has kept the first entry that it needs; 0: none does."""
+        if self.held is None:
+            return 0.0
+        # What lies before `held.at` is gone by now; a group that was given nothing holds from the first entry on.
+        first_ms = max(milliseconds_of(one.encode()) for one in (self.held.at, self.first_id or "0-0"))
+        return max(now_ms - first_ms - self.retain_ms, 0) / 1000
 
     @property
     def hindrance(self) -> Hindrance | None:

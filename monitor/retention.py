@@ -64,7 +64,7 @@ class Retention:
         self._dry_run = dry_run
         self._script: Script = retention_script()
         self._limit = FIRST_LIMIT
-        self._so_far = Retained(stream, complete=False, dry_run=dry_run)
+        self._so_far = Retained(stream, complete=False, retain_ms=policy.retain_ms, dry_run=dry_run)
         self._has_ended = False
 
     # --- the opening --------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ class Sweep:
         if standing is None or not retained:
             return standing
         length = standing.stream_length if retained.stream_length is None else retained.stream_length
-        return replace(standing, stream_length=length, retention_held=retained.held is not None)
+        return replace(standing, stream_length=length, retention_held_s=retained.held_for_s(self._opening.now_ms))
 
     def _report(self) -> SweepReport:
         opening, state, batches = self._opening, self._state, self._batches

@@ -102,8 +102,8 @@ STREAM_LENGTH: Final = Instrument(
 RETENTION_HELD: Final = Instrument(
     "gauge",
     "stream_janitor.retention.held",
-    "1",
-    "1 while a group keeps entries that are older than RETAIN_SEC, else 0; not told where RETAIN_SEC is off.",
+    "s",
+    "How many seconds longer than RETAIN_SEC a group has kept the first entry; 0 if none does, or RETAIN_SEC is off.",
 )
 TRIMMED: Final = Instrument(
     "counter",
@@ -167,8 +167,8 @@ class Standing:
     """None: there is no dead-letter stream, or the user lacks XLEN."""
     stream_length: int | None = None
     """None: the user lacks XLEN."""
-    retention_held: bool | None = None
-    """Whether a group keeps entries that are older than RETAIN_SEC; None: it is off."""
+    retention_held_s: float | None = None
+    """How much longer than RETAIN_SEC a group has kept the first entry; 0: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -569,7 +569,7 @@ _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     LAG: lambda standing: standing.lag,
     DEAD_LETTERS: lambda standing: standing.dead_letters,
     STREAM_LENGTH: lambda standing: standing.stream_length,
-    RETENTION_HELD: lambda standing: None if standing.retention_held is None else int(standing.retention_held),
+    RETENTION_HELD: lambda standing: standing.retention_held_s,
 }
 
 
