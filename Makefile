@@ -1,12 +1,13 @@
-# make demo   see the janitor work (about 75 s)        make test    the one gate: ruff, mypy, pytest
-# make bench  the benchmark, quick (≤ 3 min)           make faults  the whole fault suite (≤ 60 min)
+# make demo   see the janitor work (about 75 s)        make test       ruff, mypy and the core tests (≤ 10 min)
+# make bench  the benchmark, quick (≤ 3 min)           make test-more  the other tests: runs, faults, databases (≤ 30 min)
+# make faults the whole fault suite (≤ 60 min)         bash .ci/run    the gate: both, on a fresh machine
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: venv demo test lint bench bench-full bench-sizing faults clean
+.PHONY: venv demo test test-more lint bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +29,10 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m "not more" $(ARGS)
+
+test-more: $(VENV)/.bench-ready
+	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m more $(ARGS)
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m bench --quick $(ARGS)

@@ -31,6 +31,8 @@ class Batch:
     deleted: list[bytes] = field(default_factory=list)
     lost: int = 0
     refused: list[Refused] = field(default_factory=list)
+    named: list[tuple[Outcome, str, bytes]] = field(default_factory=list)
+    """Entries whose outcome has a reason to be named: outcome, reason, id."""
     unconfirmed: list[bytes] = field(default_factory=list)
     """Stored, but too few replicas confirmed it: left pending."""
     server_refusal: str | None = None
@@ -55,6 +57,8 @@ class Batch:
         for outcome, count in self.counts.items():
             tally.add(outcome, count)
         tally.add(Outcome.LOST_RACE, self.lost)
+        for outcome, reason, entry_id in self.named:
+            tally.name(outcome, reason, entry_id)
         tally.name_all(Outcome.DELETED, "gone from the stream while pending", self.deleted)
         tally.name_all(Outcome.FAILED, "too few replicas confirmed the hash", self.unconfirmed)
         tally.name_all(Outcome.FAILED, f"refused by the server ({self.server_refusal})", self.refused_by_server)

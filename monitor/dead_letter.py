@@ -16,6 +16,7 @@ from monitor.batch import Refused
 from monitor.outcomes import FAULTS_EXPLAINED, Outcome, fault_explained
 from monitor.pending import PendingEntry
 from monitor.report import Tally
+from shared.own_keys import attempts_key
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
@@ -81,7 +82,7 @@ class DeadLetters:
         self._link = link
         self._settings = settings
         self._target = settings.dead_letter_stream
-        self._attempts_key = f"{self._target}:attempts"
+        self._attempts_key = attempts_key(str(self._target))
         self.tally = Tally()
         """What became of the entries that ``take`` was given."""
         self.refusal: Exception | None = None

@@ -38,6 +38,12 @@ def hash_id(fields: Sequence[bytes], id_fields: Sequence[bytes]) -> tuple[bytes,
     joined by ``:``, with ``%`` and ``:`` inside a value percent-escaped, so that no two ids collide. A missing field is
     reported before an empty one.
     """
+    if len(id_fields) == 1:  # the usual case, once an entry in gather mode: no dict for it
+        names = fields[::2]
+        if names.count(id_fields[0]) == 1:
+            value = fields[2 * names.index(id_fields[0]) + 1]
+            if 0 < len(value) <= LONGEST_ID_BYTES:
+                return value, None
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     parts = [values.get(name) for name in id_fields]
     if None in parts:

@@ -19,6 +19,9 @@ class Outcome(str, Enum):
     PROCESSED = "processed"
     KEPT = "kept"
     SUPERSEDED = "superseded"
+    REQUEUED = "requeued"
+    HANDLED = "handled"
+    RETRIED = "retried"
     DEAD_LETTERED = "dead_lettered"
     FAILED = "failed"
     DELETED = "deleted"
@@ -35,13 +38,17 @@ class OutcomeRow:
     is_acknowledged: bool
     """Whether the entry is off the pending entries list afterwards, by our doing."""
     foreseen: str
-    """What ``show`` says that the next sweep does; ``{key}``, ``{dead_letters}`` and ``{reason}`` are filled in."""
+    """What ``show`` says that the next sweep does; ``{key}``, ``{dead_letters}``, ``{target}`` and ``{reason}`` are
+    filled in."""
 
 
 OUTCOMES: Final[dict[Outcome, OutcomeRow]] = {
     Outcome.PROCESSED: OutcomeRow(b"stored", True, "stores it as the hash {key} and acknowledges it"),
     Outcome.KEPT: OutcomeRow(b"kept", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
     Outcome.SUPERSEDED: OutcomeRow(b"superseded", True, "acknowledges it and leaves the hash {key} as it is: {reason}"),
+    Outcome.REQUEUED: OutcomeRow(b"requeued", True, "adds it to {target} and acknowledges it"),
+    Outcome.HANDLED: OutcomeRow(None, True, "calls the handler with it, and acknowledges it once that is done"),
+    Outcome.RETRIED: OutcomeRow(None, False, "leaves it pending for a later sweep: {reason}"),
     Outcome.DEAD_LETTERED: OutcomeRow(None, True, "moves it to {dead_letters}: {reason}"),
     Outcome.FAILED: OutcomeRow(None, False, "leaves it pending: {reason}"),
     Outcome.DELETED: OutcomeRow(

@@ -50,6 +50,12 @@ class SweepReport:
     """ON_CONFLICT=keep: acknowledged, since a hash was there already."""
     superseded: int
     """ON_CONFLICT=newer: acknowledged, since the hash holds a newer entry."""
+    requeued: int
+    """ACTION=requeue: added to a stream again and acknowledged."""
+    handled: int
+    """ACTION=handle: the handler is done with it, and it is acknowledged."""
+    retried: int
+    """Left pending on purpose; ``reasons`` says why. A later sweep takes it again."""
     dead_lettered: int
     """Moved to the dead-letter stream."""
     failed: int

@@ -127,6 +127,11 @@ def claim_script() -> Script:
     return Script.declared("claim.lua", _shared("rate.lua"))
 
 
+def gone_script() -> Script:
+    """gone.lua: take off the list what the stream does not have; any Redis from 6.0."""
+    return Script.declared("gone.lua")
+
+
 def touch_script() -> Script:
     """touch.lua: something for WAIT to confirm."""
     return Script.of(_text("touch.lua"))

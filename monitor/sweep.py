@@ -189,7 +189,7 @@ def _retention_of(context: SweepContext) -> StreamRetention | None:
         return None
     from monitor.stream_retention import StreamRetention  # a cold start pays for imports
 
-    return StreamRetention(context.link, settings)
+    return StreamRetention(context.link, settings, dry_run=settings.action == "observe")
 
 
 async def _one_of(tasks: set[asyncio.Task[None]]) -> None:

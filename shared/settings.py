@@ -118,9 +118,21 @@ class StreamSettings:
             "entries idle for at least this long count as abandoned", unit="s", item_key="min_idle_sec",
         )
     )  # fmt: skip
+    action: str = field(
+        metadata=env.get(
+            "ACTION", "store", parse.one_of("store", "requeue", "handle", "dead_letter", "observe"),
+            "what becomes of an abandoned entry: `store` it as a hash, `requeue` it, `handle` it by your own code, move it to "
+            "the `dead_letter` stream, or only `observe`", item_key="action",
+        )
+    )  # fmt: skip
     hash_prefix: str = field(
         metadata=env.get(
-            "HASH_PREFIX", "tweet:", parse.not_empty, "an entry is stored under this and its id", item_key="prefix"
+            "HASH_PREFIX",
+            "tweet:",
+            parse.not_empty,
+            "an entry is stored under this and its id; refused if a key of the janitor's own (dead letters, rate limit) begins "
+            "with it",
+            item_key="prefix",
         )
     )
     id_fields: tuple[str, ...] = field(
@@ -132,7 +144,8 @@ class StreamSettings:
     )  # fmt: skip
     index_name: str = field(
         metadata=env.get(
-            "INDEX_NAME", "tweets-index", parse.not_empty, "created if it is missing, never dropped or altered",
+            "INDEX_NAME", "tweets-index", parse.not_empty,
+            "created if it is missing (unless INDEX_CREATE is `never`), never dropped or altered",
             item_key="index",
         )
     )  # fmt: skip
@@ -143,6 +156,13 @@ class StreamSettings:
         )
     )  # fmt: skip
     """None: no index is wanted."""
+    index_create: str = field(
+        metadata=env.get(
+            "INDEX_CREATE", "if-missing", parse.one_of("if-missing", "never"),
+            "`if-missing`: the janitor creates INDEX_NAME where there is none; `never`: it does not, for those who make their "
+            "indexes themselves or whose INDEX_NAME is an alias", item_key="index_create",
+        )
+    )  # fmt: skip
     settle_mode: str = field(
         metadata=env.get(
             "SETTLE_MODE", "auto", parse.one_of("auto", "script", "gather"),
@@ -153,7 +173,8 @@ class StreamSettings:
     on_conflict: str = field(
         metadata=env.get(
             "ON_CONFLICT", "overwrite", parse.one_of("overwrite", "newer", "keep"),
-            "what an entry does to a hash that is there: `overwrite` it, replace it if the entry is `newer`, or `keep` it",
+            "what an entry does to a hash that is there: `overwrite` it, replace it if the entry is `newer`, or `keep` it; under "
+            "`newer` the hash's field `stream_entry_id` is the janitor's, and an entry's own field of that name is not kept",
             item_key="on_conflict",
         )
     )  # fmt: skip

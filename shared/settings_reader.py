@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from shared.errors import SettingsError
+from shared.own_keys import collisions
 from shared.setting_rows import REQUIRED, rows_of
 from shared.setting_rules import RULES, STREAM_RULES, Rule, differing_retention
 from shared.settings import ITEM_KEYS, ROWS, TRACE_FIELDS, EntraSettings, RedisSettings, Settings, StreamSettings
@@ -102,19 +103,24 @@ def _redis(reading: Reading) -> RedisSettings:
     return RedisSettings(**{**read, "host": host, "port": port, "other_hosts": tuple(other_hosts), "entra": entra})
 
 
+Labels = Mapping[str, str]
+"""What a variable is called in a problem, where that is not its name."""
+
+
 def _streams(reading: Reading) -> tuple[StreamSettings, ...]:
     """The one stream of the flat variables, or those of STREAMS, for which the flat variables are the defaults."""
     if not reading.is_written("STREAMS"):
-        return with_own_groups((_stream(reading),))
-    streams: list[StreamSettings] = []
-    for index, item in enumerate(reading["STREAMS"]):
-        streams += _streams_of_item(reading, f"STREAMS[{index}]", item)
-    names = [(stream.stream, stream.group) for stream in streams]
+        streams: list[tuple[Labels, StreamSettings]] = [({}, _stream(reading))]
+    else:
+        items = enumerate(reading["STREAMS"])
+        streams = [one for index, item in items for one in _streams_of_item(reading, f"STREAMS[{index}]", item)]
+    names = [(stream.stream, stream.group) for _, stream in streams]
     for stream, group in sorted({name for name in names if names.count(name) > 1 and all(name)}):
         reading.problem("STREAMS", f"stream {stream!r} with group {group!r} is there twice")
-    for problem in differing_retention(streams):
+    for problem in differing_retention([stream for _, stream in streams]):
         reading.problem("STREAMS", problem)
-    return with_own_groups(tuple(streams))
+    _keep_hashes_off_own_keys(reading, [one for one in streams if one[1].stream and one[1].group])
+    return with_own_groups(tuple(stream for _, stream in streams))
 
 
 def with_own_groups(streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings, ...]:
@@ -125,13 +131,23 @@ def with_own_groups(streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings
     return tuple(replace(one, own_groups=groups[one.stream]) for one in streams)
 
 
-def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -> list[StreamSettings]:
+def _keep_hashes_off_own_keys(reading: Reading, streams: Sequence[tuple[Labels, StreamSettings]]) -> None:
+    for prefix_of, key_of, variable in collisions([stream for _, stream in streams]):
+        (labels, _), (labels_of_key, _) = streams[prefix_of], streams[key_of]
+        prefix, named = labels.get("HASH_PREFIX", "HASH_PREFIX"), labels_of_key.get(variable, variable)
+        reading.note(
+            f"{prefix}: a key that {named} makes the janitor use begins with it, so an entry's id could name that key and its "
+            f"hash would be written there: choose a prefix that no such key begins with, or change {named}"
+        )
+
+
+def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -> list[tuple[Labels, StreamSettings]]:
     for key in sorted(set(item) - set(ITEM_KEYS) - {"partitions"}):
         reading.note(f"{label}.{key}: not a key of an item; there are {', '.join(ITEM_KEYS)}, partitions")
     name, dead = str(item.get("name", "")), reading.environment.get("DEAD_LETTER_STREAM", "").strip()
     values = {ITEM_KEYS[key]: _as_text(value) for key, value in item.items() if key in ITEM_KEYS}
     labels = {variable: f"{label}.{key}" for key, variable in ITEM_KEYS.items()}
-    streams = []
+    streams: list[tuple[Labels, StreamSettings]] = []
     for number, stream in enumerate(_partitions(reading, label, name, item.get("partitions"))):
         overlay = {**reading.environment, **values, "STREAM_NAME": stream}
         if item.get("partitions") is not None:
@@ -140,7 +156,7 @@ def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -
         if dead and dead.lower() != "off" and "dead_letter_stream" not in item:
             overlay["DEAD_LETTER_STREAM"] = f"{dead}:{stream}"
         of_item = Reading(overlay, labels)
-        streams.append(_stream(of_item))
+        streams.append((labels, _stream(of_item)))
         for problem in of_item.problems:
             reading.note(problem)
     return streams

@@ -3,6 +3,7 @@
 Nothing is told, and nothing of OpenTelemetry imported, unless an exporter is configured by the usual variables:
 
 - ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``, ``…_METRICS_ENDPOINT``): providers of our own send OTLP over HTTP;
+- ``OTEL_METRICS_EXPORTER=prometheus`` (or ``otlp,prometheus``): metrics are pulled from a listener (shared/prometheus.py);
 - ``PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY=true``: the Functions worker has set up Azure Monitor; its providers are used, and
   no others are made, whatever else is set.
 
@@ -16,16 +17,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import importlib.util
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from shared.providers import SWITCHES, chosen
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -114,9 +115,21 @@ TRIMMED: Final = Instrument(
 DEAD_LETTERS_TRIMMED: Final = Instrument(
     "counter", "stream_janitor.dead_letters.trimmed", "{message}", "How many old dead letters were thrown away."
 )
+LAST_SWEEP_TIME: Final = Instrument(
+    "gauge",
+    "stream_janitor.last_sweep.time",
+    "s",
+    "How many seconds after 1970-01-01T00:00Z the last sweep ended, successful or not.",
+)
+LAST_SUCCESS_TIME: Final = Instrument(
+    "gauge",
+    "stream_janitor.last_success.time",
+    "s",
+    "How many seconds after 1970-01-01T00:00Z the last sweep ended that met no error.",
+)
 INSTRUMENTS: Final = (
-    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED, UNSEARCHABLE,
-    TRIMMED, DEAD_LETTERS_TRIMMED, SWEEP_DURATION,
+    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED, UNSEARCHABLE, TRIMMED,
+    DEAD_LETTERS_TRIMMED, SWEEP_DURATION, LAST_SWEEP_TIME, LAST_SUCCESS_TIME,
 )  # fmt: skip
 DURATION_BOUNDARIES_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5, 10.0, 15.0, 30.0)
 
@@ -247,154 +260,38 @@ SILENT: Final = Telemetry()
 
 # --- which one ------------------------------------------------------------------------------------------------------------
 
-_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_SWITCHES: Final = (
-    _ENDPOINT,
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_PROTOCOL",
-    "OTEL_TRACES_EXPORTER",
-    "OTEL_METRICS_EXPORTER",
-    "OTEL_SDK_DISABLED",
-    "OTEL_SERVICE_NAME",
-    "OTEL_RESOURCE_ATTRIBUTES",
-    "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY",
-)
-_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-http"
-
 
 class _Process:
     """The telemetry of this process, and the switches that it was made for."""
 
     telemetry: Telemetry = SILENT
-    switches: tuple[str | None, ...] | None = None
+    switches: tuple[str | bool | None, ...] | None = None
 
 
-def of_process(function: str = "") -> Telemetry:
+def of_process(function: str = "", *, can_be_scraped: bool = False) -> Telemetry:
     """This process's telemetry, by its environment; the same one until the environment changes.
 
-    ``function`` names the function that runs here, for the resource; empty outside a function app.
+    ``function`` names the function that runs here, for the resource; empty outside a function app. ``can_be_scraped``: this
+    process lives on, alone on its address, so that a listener for metrics makes sense.
     """
-    switches = tuple(os.environ.get(name) for name in _SWITCHES)
+    switches = (can_be_scraped, *(os.environ.get(name) for name in SWITCHES))
     if switches != _Process.switches:
         _Process.telemetry.stop()
-        _Process.telemetry, _Process.switches = _chosen(os.environ, function), switches
+        _Process.telemetry, _Process.switches = _chosen(os.environ, function, can_be_scraped), switches
     return _Process.telemetry
 
 
-def _chosen(environment: Mapping[str, str], function: str) -> Telemetry:
+def _chosen(environment: Mapping[str, str], function: str, can_be_scraped: bool) -> Telemetry:
     try:
-        if _is_true(environment, "OTEL_SDK_DISABLED"):
-            return SILENT
-        if _is_true(environment, "PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY"):
-            return _of_the_worker()
-        return _over_otlp(environment, function)
+        providers = chosen(environment, function, can_be_scraped)
     except Exception as error:  # noqa: BLE001 - a bad variable of the exporter's is no reason not to sweep
         logger.warning("no telemetry is sent: it could not be set up (%s: %s)", type(error).__name__, error)
         return SILENT
-
-
-def _is_true(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").strip().lower() in ("true", "1")
-
-
-def _of_the_worker() -> Telemetry:
-    if importlib.util.find_spec("opentelemetry") is None:
-        logger.warning(
-            "no telemetry is sent: PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY is set, opentelemetry not installed"
-        )
+    if providers is None:
         return SILENT
-    from opentelemetry import metrics, trace
-
-    tracers, meters = trace.get_tracer_provider(), metrics.get_meter_provider()
-    if not hasattr(tracers, "force_flush") and not hasattr(meters, "force_flush"):
-        logger.warning(
-            "no telemetry is sent: PYTHON_APPLICATIONINSIGHTS_ENABLE_TELEMETRY is set, but the worker set up no exporter; add "
-            "azure-monitor-opentelemetry to requirements.txt"
-        )
-        return SILENT
-    return _Telling(tracers, meters, is_ours=False)
-
-
-def _over_otlp(environment: Mapping[str, str], function: str) -> Telemetry:
-    wants_spans, wants_metrics = (_wants(environment, signal) for signal in ("TRACES", "METRICS"))
-    if not (wants_spans or wants_metrics):
-        return SILENT
-    protocol = environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip() or "http/protobuf"
-    if protocol != "http/protobuf":
-        logger.warning("no telemetry is sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, supported is http/protobuf", protocol)
-        return SILENT
-    if not _has_exporter():
-        logger.warning("no telemetry is sent: %s is set, but %s is not installed", _ENDPOINT, _PACKAGE)
-        return SILENT
-    return _Telling(*_our_providers(environment, function, wants_spans, wants_metrics), is_ours=True)
-
-
-def _has_exporter() -> bool:
-    try:
-        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _wants(environment: Mapping[str, str], signal: str) -> bool:
-    if environment.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() == "none":
-        return False
-    return any(environment.get(name, "").strip() for name in (_ENDPOINT, f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
-
-
-def _our_providers(
-    environment: Mapping[str, str], function: str, wants_spans: bool, wants_metrics: bool
-) -> tuple[TracerProvider, MeterProvider]:
-    """Providers for this module alone. They don't flush at exit: a collector that is away would hold up the exit."""
-    from opentelemetry.metrics import NoOpMeterProvider
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-    from opentelemetry.trace import NoOpTracerProvider
-
-    by_user = OTELResourceDetector().detect().attributes
-    resource = Resource.create({**resource_attributes(environment, function), **by_user})
-    tracers: TracerProvider = NoOpTracerProvider()
-    meters: MeterProvider = NoOpMeterProvider()
-    if wants_spans:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        tracers = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    if wants_metrics:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter())
-        meters = SdkMeterProvider([reader], resource=resource, shutdown_on_exit=False)
-    return tracers, meters
-
-
-def resource_attributes(environment: Mapping[str, str], function: str) -> dict[str, str | int]:
-    """Who tells, by the variables that Azure sets; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before it.
-
-    The instance is new for each process, as counters begin at 0 with it.
-    """
-    import uuid
-
-    site = environment.get("WEBSITE_SITE_NAME", "")
-    host = environment.get("WEBSITE_INSTANCE_ID") or environment.get("CONTAINER_NAME") or socket.gethostname()
-    attributes: dict[str, str | int] = {
-        "service.name": site or "stream-janitor",
-        "service.instance.id": str(uuid.uuid4()),
-    }
-    if function:
-        attributes["faas.name"] = f"{site}/{function}" if site else function
-        attributes["faas.instance"] = host
-        if environment.get("WEBSITE_MEMORY_LIMIT_MB", "").isdecimal():
-            attributes["faas.max_memory"] = int(environment["WEBSITE_MEMORY_LIMIT_MB"]) * 1024 * 1024
-    if site:
-        attributes |= {"cloud.provider": "azure", "cloud.platform": "azure.functions"}
-        if environment.get("REGION_NAME"):
-            attributes["cloud.region"] = environment["REGION_NAME"]
-    return attributes
+    return _Telling(
+        providers.tracers, providers.meters, is_ours=providers.is_ours, close_listener=providers.close_listener
+    )
 
 
 # --- with OpenTelemetry ---------------------------------------------------------------------------------------------------
@@ -405,9 +302,17 @@ _invocation_attributes: contextvars.ContextVar[Attributes | None] = contextvars.
 class _Telling(Telemetry):
     """Tells through a tracer and a meter."""
 
-    def __init__(self, tracers: TracerProvider, meters: MeterProvider, *, is_ours: bool) -> None:
+    def __init__(
+        self,
+        tracers: TracerProvider,
+        meters: MeterProvider,
+        *,
+        is_ours: bool,
+        close_listener: Callable[[], None] | None = None,
+    ) -> None:
         self._flusher = _Flusher((meters, tracers))  # metrics first: alerts hang on them
         self._is_ours = is_ours
+        self._close_listener = close_listener
         self._tracer = tracers.get_tracer(SCOPE)
         self._instruments = _Instruments(meters)
         self._sends_spans = hasattr(tracers, "force_flush")
@@ -451,6 +356,8 @@ class _Telling(Telemetry):
                 self._flusher.keeps_up = False
 
     def stop(self) -> None:
+        if self._close_listener is not None:
+            self._close_listener()
         if self._is_ours:
             self._flusher.stop()
 
@@ -514,13 +421,28 @@ class _Reading:
     stale_at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """When a group's sweeps ended, in Unix seconds. Never stale: how long ago it is is what they are for."""
+
+    attributes: Attributes
+    last_sweep_s: float
+    last_success_s: float | None
+
+
 class _Instruments:
     """The instruments, made once for each process. Gauges are asked at each export and tell what is not stale by then."""
 
-    def __init__(self, meters: MeterProvider, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        meters: MeterProvider,
+        now_s: Callable[[], float] = time.monotonic,
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
         meter = meters.get_meter(SCOPE)
         self._readings: dict[tuple[str, str], _Reading] = {}
-        self._now_s = now_s
+        self._times: dict[tuple[str, str], _Times] = {}
+        self._now_s, self._unix_s = now_s, unix_s
         self._counters = {
             instrument: meter.create_counter(instrument.name, instrument.unit, instrument.description)
             for instrument in INSTRUMENTS
@@ -532,8 +454,9 @@ class _Instruments:
             SWEEP_DURATION.description,
             explicit_bucket_boundaries_advisory=DURATION_BOUNDARIES_S,
         )
-        for instrument, read in _READ.items():
-            callback = self._callback(read)
+        callbacks = {instrument: self._callback(read) for instrument, read in _READ.items()}
+        callbacks |= {instrument: self._callback_of_time(read) for instrument, read in _READ_TIME.items()}
+        for instrument, callback in callbacks.items():
             meter.create_observable_gauge(instrument.name, [callback], instrument.unit, instrument.description)
 
     def _callback(
@@ -549,6 +472,19 @@ class _Instruments:
 
         return observe
 
+    def _callback_of_time(
+        self, read: Callable[[_Times], float | None]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        from opentelemetry.metrics import Observation
+
+        def observe(options: CallbackOptions) -> Iterable[Observation]:
+            for times in tuple(self._times.values()):
+                value = read(times)
+                if value is not None:
+                    yield Observation(value, times.attributes)
+
+        return observe
+
     def record(self, facts: SweepFacts, stream: str, group: str, stale_after_s: float) -> None:
         attributes = _group_attributes(stream, group)
         self._counters[CANDIDATES].add(facts.report.candidates, attributes)
@@ -561,6 +497,9 @@ class _Instruments:
         if facts.standing is not None:
             stale_at_s = self._now_s() + stale_after_s
             self._readings[stream, group] = _Reading(facts.standing, attributes, stale_at_s)
+        ended_s, before = self._unix_s(), self._times.get((stream, group))
+        last_success_s = ended_s if facts.error is None else before.last_success_s if before else None
+        self._times[stream, group] = _Times(attributes, ended_s, last_success_s)
 
 
 _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
@@ -570,6 +509,12 @@ _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     DEAD_LETTERS: lambda standing: standing.dead_letters,
     STREAM_LENGTH: lambda standing: standing.stream_length,
     RETENTION_HELD: lambda standing: standing.retention_held_s,
+}
+
+
+_READ_TIME: Final[Mapping[Instrument, Callable[[_Times], float | None]]] = {
+    LAST_SWEEP_TIME: lambda times: times.last_sweep_s,
+    LAST_SUCCESS_TIME: lambda times: times.last_success_s,
 }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from monitor.outcomes import Outcome
-from shared.telemetry import INSTRUMENTS, Instrument
+from shared.telemetry import INSTRUMENTS
+from tests.prometheus_names import DEFINED, LABELS, prometheus_names
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "stream-janitor.rules.yml"
@@ -25,18 +26,6 @@ PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None, reason="promtool is not there: apt-get install prometheus (Debian), or a release of Prometheus"
 )
-
-
-def prometheus_names(instrument: Instrument) -> set[str]:
-    """What Prometheus calls an OpenTelemetry metric: underscores, the unit, then ``_total`` for a counter."""
-    name = instrument.name.replace(".", "_") + {"s": "_seconds", "{message}": ""}[instrument.unit]
-    if instrument.kind == "histogram":
-        return {name + suffix for suffix in ("_bucket", "_sum", "_count")}
-    return {name + "_total"} if instrument.kind == "counter" else {name}
-
-
-DEFINED = {name for instrument in INSTRUMENTS for name in prometheus_names(instrument)}
-LABELS = {"messaging_destination_name", "messaging_consumer_group_name", "stream_janitor_outcome", "error_type"}
 
 
 def metrics_in(expression: str) -> set[str]:

@@ -39,7 +39,7 @@ def test_the_suites_sum_of_outcomes_misses_none() -> None:
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_what_show_says_of_an_outcome_can_be_filled_in(outcome: Outcome) -> None:
     text = OUTCOMES[outcome].foreseen
-    assert "{" not in text.format(key="k", dead_letters="d", reason="r")
+    assert "{" not in text.format(key="k", dead_letters="d", target="t", reason="r")
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -67,4 +67,4 @@ def test_each_word_that_a_script_says_of_an_entry_is_in_the_table() -> None:
         for word in word
         if word
     }
-    assert said == set(BY_WIRE)
+    assert said == set(BY_WIRE) - {b"requeued"}

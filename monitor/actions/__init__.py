@@ -50,6 +50,6 @@ ACTIONS: Final = {"store": "StoreAction"}
 
 def action_for(context: SweepContext, resume: ResumeState) -> Action:
     """The action that the stream's settings name; only its own file is imported."""
-    name = "store"
+    name = context.settings.action
     action: Action = getattr(import_module(f"monitor.actions.{name}"), ACTIONS[name])(context, resume)
     return action

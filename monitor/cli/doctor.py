@@ -31,6 +31,7 @@ from shared.hash_tags import has_hash_tag
 from shared.redis_client import RedisLink, Reply
 from shared.retry import code_of, explained
 from shared.settings import RedisSettings, StreamSettings
+from shared.suspicious_settings import suspicious_settings
 
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
@@ -45,6 +46,10 @@ class Findings:
     def ok(self, name: str, text: str, **more: Any) -> None:
         self._tell(name, True, text, **more)
 
+    def warning(self, name: str, text: str) -> None:
+        """Nothing is wrong for certain, and the exit code stays."""
+        self._tell(name, True, text, warning=True)
+
     def problem(self, name: str, text: str, code: int = FAILED, **more: Any) -> None:
         """``text`` says what is wrong and what to do."""
         self.code = max(self.code, code)
@@ -54,7 +59,10 @@ class Findings:
         if self._out.as_json:
             self._out.record("doctor", check=name, ok=is_ok, detail=text, **more)
         else:
-            line = Text("ok       " if is_ok else "problem  ", style="green" if is_ok else "bold red")
+            word, style = ("ok", "green") if is_ok else ("problem", "bold red")
+            if more.get("warning"):
+                word, style = "warning", "yellow"
+            line = Text(f"{word:<9}", style=style)
             self._out.line(line.append(harmless(f"{name:<13}{text}"), style="not bold default"))
         self._out.flush()
 
@@ -64,6 +72,8 @@ async def doctor(call: Call) -> int:
     """Check settings, connection, TLS, rights, group, index and script mode: each ok, or what to do."""
     findings = Findings(call)
     try:
+        for warning in suspicious_settings(call.environment):
+            findings.warning("settings", warning)
         settings = call.settings
     except SettingsError as error:
         for problem in error.problems:

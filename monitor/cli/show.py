@@ -19,6 +19,7 @@ from monitor.cli.words import moment, span
 from monitor.decide import last_id_worth_reading
 from monitor.outcomes import OUTCOMES
 from monitor.pending import PendingEntry, Summary, milliseconds_of, order_of
+from shared.own_keys import attempts_key
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -94,7 +95,7 @@ async def _attempts(link: RedisLink, settings: StreamSettings, entry_id: bytes) 
     """How many sweeps ended in an unknown error of this entry."""
     if settings.dead_letter_stream is None:
         return 0
-    (reply,) = await link.pipelined([("HGET", f"{settings.dead_letter_stream}:attempts", entry_id)])
+    (reply,) = await link.pipelined([("HGET", attempts_key(settings.dead_letter_stream), entry_id)])
     return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
 
 
@@ -114,7 +115,7 @@ def _foreseen(expected: Forecast, attempts: int | None, settings: StreamSettings
     if expected.outcome is not None:
         key = shortened(expected.hash_key or b"", 200)
         words = OUTCOMES[expected.outcome].foreseen.format(
-            key=key, dead_letters=settings.dead_letter_stream, reason=expected.reason
+            key=key, dead_letters=settings.dead_letter_stream, target=settings.stream, reason=expected.reason
         )
     if not attempts:
         return words

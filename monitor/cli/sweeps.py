@@ -24,10 +24,12 @@ from monitor.heartbeat import beat
 from monitor.index import SearchIndex
 from monitor.janitor import Janitor
 from monitor.outcomes import WITH_HASH
-from monitor.report import SweepReport, Tally, report_of
+from monitor.report import NOT_ASKED, SweepReport, Tally, report_of
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
+from shared.suspicious_settings import warn_of_suspicious_settings
+from shared.telemetry import Telemetry, of_process
 
 INTERVALS_ALIVE = 3
 LOOKS_PER_S = 10
@@ -42,12 +44,13 @@ LONGEST_NAP_S = 30.0
 )
 async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
     """Sweep each group once and print the report."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings if budget is None else dataclasses.replace(call.settings, budget_s=budget)
     return await (_dry_run(call, settings) if dry_run else _sweep(call, settings))
 
 
 async def _sweep(call: Call, settings: Settings) -> int:
-    async with _janitor(settings) as janitor:
+    async with _janitor(settings, of_process()) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
@@ -61,8 +64,8 @@ async def _sweep(call: Call, settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _janitor(settings: Settings) -> AsyncIterator[Janitor]:
-    janitor = Janitor(settings)
+async def _janitor(settings: Settings, telemetry: Telemetry) -> AsyncIterator[Janitor]:
+    janitor = Janitor(settings, telemetry)
     try:
         yield janitor
     finally:
@@ -136,16 +139,17 @@ def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
 @click.option(
     "--heartbeat",
     metavar="FILE",
-    help="Say in FILE that attempts are finished, for python -m monitor.heartbeat FILE as a liveness probe.",
+    help="Say in FILE that attempts are finished, for python -m monitor.heartbeat [--ready] FILE as a probe.",
 )
 async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
     """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings
     schedule = call.environment.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE
     alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None
     if alive and (problem := alive.beat()):
         raise UsageProblem(f"--heartbeat {heartbeat}: {problem}")
-    async with _janitor(settings) as janitor:
+    async with _janitor(settings, of_process(can_be_scraped=True)) as janitor:
 
         def stop_sweeps() -> None:
             for one in janitor.sweeps:
@@ -163,7 +167,8 @@ async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
                 _print(call, tuple(report for report in reports if verbose or call.as_json or not report.is_quiet))
                 _tell_errors(call, janitor)
                 _tell_lateness(call, reports, settings.interval_s)
-                if alive and (problem := alive.beat()):
+                answered = any(report.index != NOT_ASKED for report in reports)
+                if alive and (problem := alive.beat(answered)):
                     call.out.note(f"warning: the heartbeat could not be written: {problem}")
     call.out.note("ended")
     return INTERRUPTED if stop.by is signal.SIGINT else FINE
@@ -177,14 +182,14 @@ class Heartbeat:
     schedule: str
     interval_s: float
 
-    def beat(self) -> str | None:
-        """Write it; what is wrong if it cannot be written."""
+    def beat(self, answered: bool = False) -> str | None:
+        """Write it, and whether Redis ``answered`` in the attempt; what is wrong if it cannot be written."""
         now = datetime.now(timezone.utc)
         # Of a schedule with long and short intervals, those that come.
         *_, third = islice(fires(self.schedule, now), INTERVALS_ALIVE)
         lasts_s = max(INTERVALS_ALIVE * self.interval_s, (third - now).total_seconds())
         try:
-            beat(self.path, lasts_s)
+            beat(self.path, lasts_s, answered)
         except OSError as error:
             return error.strerror or type(error).__name__
         return None
