@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import redis
 
-from tests.cli import HOSTILE, dangerous, eventually, inside, on_terminal, start, without_styles
-from tests.conftest import Scene
-from tests.retaining import Kept
+from monitor.cli.call import Stop
+from monitor.cli.retention import _UntilStopped
+from monitor.retained import Policy
+from monitor.retention import Retention
+from monitor.scripts import retention_script
+from shared.redis_client import ServerLink
+from tests.cli import HOSTILE, dangerous, inside, on_terminal, without_styles
+from tests.conftest import Scene, Wire
+from tests.retaining import HOUR_MS, Kept
 from tests.test_cli_doctor import Grant, Problems, doctor
 from tests.test_cli_doctor import grant as grant  # a fixture
 
@@ -26,7 +34,7 @@ def kept(scene: Scene) -> Kept:
 
 def test_retention_trims_by_hand_and_says_how_much(scene: Scene, kept: Kept) -> None:
     ran = inside(scene.environment, "retention")
-    assert (ran.code, ran.out, ran.err) == (0, f"{scene.stream}: 299 trimmed (1 entries)\n", "")
+    assert (ran.code, ran.out, ran.err) == (0, f"{scene.stream}: 299 trimmed; length 1\n", "")
     assert kept.length() == 1
 
 
@@ -56,14 +64,14 @@ def test_retention_wants_an_age(scene: Scene) -> None:
     assert "9 trimmed" in inside(scene.environment, "retention", "--after", "3600").out
 
 
-def test_interrupted_it_ends_after_the_slice_in_hand(scene: Scene, kept: Kept) -> None:
-    """Nothing it trims needs another slice to be whole; what is left goes the next time."""
-    process = start(scene.environment, "retention")
-    eventually(lambda: kept.length() < 300 or process.poll() is not None)
-    process.terminate()
-    process.communicate(timeout=30)
-    assert "trimmed" in inside(scene.environment, "retention").out or kept.length() == 1
-    assert kept.length() == 1
+async def test_asked_to_stop_it_begins_no_slice(scene: Scene, kept: Kept, link: ServerLink) -> None:
+    stop = Stop()
+    seen = Wire(link)
+    retention = Retention(link, scene.stream, Policy(HOUR_MS))
+    await retention_script().load(link)
+    seen.after = lambda command, reply: setattr(stop, "by", signal.SIGINT)
+    retained = await retention.run(_UntilStopped(link, stop))
+    assert (retained.trimmed, retained.complete) == (100, False)
 
 
 def test_groups_ls_shows_how_far_each_group_has_come(scene: Scene, kept: Kept) -> None:

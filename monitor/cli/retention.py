@@ -71,9 +71,7 @@ def _tell(call: Call, retained: Retained, now_ms: int) -> None:
     if call.as_json:
         call.out.record("retention", **record(retained, now_ms))
         return
-    length = (
-        "" if retained.stream_length is None else f" ({retained.stream_length:,} entries{_first(retained, now_ms)})"
-    )
+    length = "" if retained.stream_length is None else f"; length {retained.stream_length:,}{_first(retained, now_ms)}"
     call.out.line(f"{retained.stream}: {retained}{length}")
 
 
