@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from redis.exceptions import ResponseError
+
 from monitor.retained import LEFT_ALONE, MOST_COUNTED, Held, Policy, Retained
 from monitor.scripts import Script, retention_script
 from shared.errors import RedisRefused
@@ -66,6 +68,8 @@ class Retention:
         self._limit = FIRST_LIMIT
         self._so_far = Retained(stream, complete=False, retain_ms=policy.retain_ms, dry_run=dry_run)
         self._has_ended = False
+        self._network_ms: float | None = None
+        """A round trip in which the server does next to nothing; None: not needed where scripts see a clock."""
 
     # --- the opening --------------------------------------------------------------------------------------------------
 
@@ -128,10 +132,24 @@ class Retention:
         async with self._link.turn_at(self._stream, RUNS_AT_ONCE):
             started_s = time.perf_counter()
             reply = await self._script.run(self._link, (self._stream,), self._arguments(task))
-            round_trip_ms = 1000 * (time.perf_counter() - started_s)
-        self._note(_fields(reply), round_trip_ms)
+            took_ms = 1000 * (time.perf_counter() - started_s)
+        fields = _fields(reply)
+        if fields["took_us"] < 0 and fields.get("rest") == "more":
+            took_ms -= await self._network()
+        self._note(fields, took_ms)
 
-    def _note(self, fields: dict[str, Any], round_trip_ms: float | None = None) -> None:
+    async def _network(self) -> float:
+        """Milliseconds of a round trip, else a server far away would be sent slices of a few entries."""
+        if self._network_ms is None:
+            started_s = time.perf_counter()
+            try:
+                await self._link.call("PING")
+            except ResponseError:  # no right to
+                started_s = time.perf_counter()
+            self._network_ms = 1000 * (time.perf_counter() - started_s)
+        return self._network_ms
+
+    def _note(self, fields: dict[str, Any], reply_took_ms: float | None = None) -> None:
         state, trimmed = fields["state"], self._so_far.trimmed + fields["trimmed"]
         if state == "old":
             raise RedisRefused("RETAIN_SEC needs Redis 6.2 or later (XTRIM MINID)")
@@ -149,9 +167,9 @@ class Retention:
             return
         if fields["held_by"]:
             self._so_far = replace(self._so_far, held=_held(fields))
-        self._go_on(fields, round_trip_ms)
+        self._go_on(fields, reply_took_ms)
 
-    def _go_on(self, fields: dict[str, Any], round_trip_ms: float | None) -> None:
+    def _go_on(self, fields: dict[str, Any], reply_took_ms: float | None) -> None:
         rest = fields["rest"]
         if rest == "done":
             self._end()
@@ -161,19 +179,19 @@ class Retention:
         elif rest == "node":
             self._limit = min(2 * self._limit, MOST_LIMIT)
         else:
-            self._adapt(fields, round_trip_ms)
+            self._adapt(fields, reply_took_ms)
 
     def _end(self) -> None:
         self._has_ended = True
         self._so_far = replace(self._so_far, complete=True)
 
-    def _adapt(self, fields: dict[str, Any], round_trip_ms: float | None) -> None:
+    def _adapt(self, fields: dict[str, Any], reply_took_ms: float | None) -> None:
         """Size the next slice by what this one took; by the reply's time where scripts see no clock (below 7.2)."""
         took_ms, fixed_ms = fields["took_us"] / 1000, fields["fixed_us"] / 1000
         if took_ms < 0:
-            if round_trip_ms is None:
+            if reply_took_ms is None:
                 return
-            took_ms, fixed_ms = round_trip_ms, 0.0
+            took_ms, fixed_ms = reply_took_ms, 0.0
         room_ms = max(AIM * SLICE_MS - fixed_ms, SLICE_MS / 10)
         factor = room_ms / max(took_ms - fixed_ms, 0.01)
         self._limit = int(min(max(self._limit * min(factor, 2.0), LEAST_LIMIT), MOST_LIMIT))

@@ -89,6 +89,14 @@ def test_groups_ls_shows_how_far_each_group_has_come(scene: Scene, kept: Kept) -
     assert [line.split()[0] for line in lines] == [scene.stream, "GROUP", "audit", "slow", scene.group]
 
 
+def test_groups_ls_marks_the_groups_that_hold_nothing(scene: Scene, kept: Kept) -> None:
+    kept.group("tail-1")
+    environment = {**scene.environment, "RETAIN_IGNORE_GROUPS": "*"}
+    by_name = {record["name"]: record for record in inside(environment, "groups", "ls", "--json").records}
+    assert {name: record["is_ignored"] for name, record in by_name.items()} == {scene.group: False, "tail-1": True}
+    assert "tail-1 (ignored)" in inside(environment, "groups", "ls").out
+
+
 def test_a_lag_that_redis_does_not_know_is_unknown(scene: Scene, kept: Kept) -> None:
     kept.group("audit")
     scene.raw.execute_command("XDEL", scene.stream, kept.ids()[5])  # in the midst of what audit is to read

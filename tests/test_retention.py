@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
@@ -418,6 +419,19 @@ async def test_slices_grow_where_they_are_quick(link: ServerLink, kept: Kept) ->
     await retain(link, kept)
     assert kept.length() == 1
     assert len(wire.sent("EVALSHA")) < 250  # of 100 each it would be 500
+
+
+async def test_a_server_far_away_is_sent_no_smaller_slices(link: ServerLink, kept: Kept) -> None:
+    """Where scripts see no clock the reply's time tells, less what the way there takes."""
+    kept.group()
+    kept.add(20_000)
+    kept.finish()
+    await retention_script().load(link)
+    wire = Wire(link)
+    wire.before = lambda command: asyncio.sleep(0.02)
+    await retain(link, kept)
+    assert kept.length() == 1
+    assert len(wire.sent("EVALSHA")) < 100  # of 100 each it would be 200
 
 
 async def test_a_key_of_another_type_is_refused(link: ServerLink, kept: Kept) -> None:

@@ -280,8 +280,9 @@ def machine() -> Iterator[type[Streams]]:
 
 
 @pytest.mark.timeout(900)
-def test_nothing_is_trimmed_that_anybody_still_needs(machine: type[Streams]) -> None:
-    run_state_machine_as_test(machine, settings=SETTINGS)
+@pytest.mark.parametrize("runs", [60, pytest.param(500, marks=pytest.mark.more)])
+def test_nothing_is_trimmed_that_anybody_still_needs(machine: type[Streams], runs: int) -> None:
+    run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=runs))
 
 
 CONTROLS: dict[str, Any] = {

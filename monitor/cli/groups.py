@@ -10,6 +10,7 @@ from monitor.cli.output import columns
 from monitor.cli.words import span
 from monitor.groups import Group, groups_of
 from monitor.pending import milliseconds_of
+from monitor.stream_retention import stream_policy
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -53,19 +54,22 @@ async def _oldest_pending(link: RedisLink, stream: str, found: list[Group]) -> d
 
 
 def _print(call: Call, settings: StreamSettings, group: Group, oldest: bytes | None, now_ms: int) -> None:
+    policy = stream_policy(settings)
+    is_ignored = policy is not None and policy.ignores(group.name)
     oldest_age_s, delivered_age_s = _age_s(oldest, now_ms), _age_s(group.last_delivered_id, now_ms)
     if call.as_json:
         call.out.record(
             "group", stream=settings.stream, name=encoded(group.name), lag=group.lag, pending=group.pending,
             oldest_pending_age_s=oldest_age_s, last_delivered_id=group.last_delivered_id.decode(),
             last_delivered_age_s=delivered_age_s, consumers=group.consumers, is_own=group.name == settings.group.encode(),
+            is_ignored=is_ignored,
         )  # fmt: skip
         return
     delivered = "nothing" if delivered_age_s is None else f"{group.last_delivered_id.decode()}, {span(delivered_age_s)}"
-    cells = (
-        shortened(group.name, 60), UNKNOWN if group.lag is None else f"{group.lag:,}", f"{group.pending:,}",
-        "" if oldest_age_s is None else span(oldest_age_s), delivered, f"{group.consumers:,}",
-    )  # fmt: skip
+    name = shortened(group.name, 60) + (" (ignored)" if is_ignored else "")
+    lag = UNKNOWN if group.lag is None else f"{group.lag:,}"
+    oldest_pending = "" if oldest_age_s is None else span(oldest_age_s)
+    cells = (name, lag, f"{group.pending:,}", oldest_pending, delivered, f"{group.consumers:,}")
     call.out.line(columns(cells, WIDTHS))
 
 
