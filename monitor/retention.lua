@@ -13,8 +13,9 @@
 --          `many_groups`, `no_times` (the ids are no times by the server's clock), `ahead` (as before), `old` (no MINID:
 --          Redis below 6.2). `trimmed`; `length` (-1: this user may not ask); `first`: the first entry's id before this run.
 --          With `bounded` also: `bound`: only what lies before it may go. `rest`: `done` (nothing before it is left), `more`
---          (another slice), `node` (~ removed nothing, and what is left is no handful). `held_by`, `held_at`, `lag` (-1: not
---          known), `pending`: the group but for which older entries could go, empty if there is none; once `rest` is done.
+--          (another slice), `node` (~ removed nothing, and what is left is no handful). `limit`: what was taken for it, less
+--          than asked for if the first entry is large. `held_by`, `held_at`, `lag` (-1: not known), `pending`: the group but for
+--          which older entries could go, empty if there is none; once `rest` is done.
 --          `took_us`, `fixed_us`: the processor's time of this run and of what came before its trim; -1: no clock (below 7.2).
 --
 -- XTRIM … ~ removes whole nodes and looks at no entry; what is left in the first node is trimmed exactly if it is a handful,
@@ -24,6 +25,7 @@
 if redis.replicate_commands then redis.replicate_commands() end -- below 7.0 a script that asked for TIME may not write otherwise
 
 local MOST_GROUPS, LONGEST_NAME, HANDFUL, LARGEST_SLICE, HEAVY_BYTES = 100, 1024, 100, 8, 131072
+local SLICE_BYTES, LEAST_LIMIT = 33554432, 8
 local FIRST_TIME = '1420070400000-0' -- 2015: no stream is older (Redis 5.0 is of 2018)
 
 local first_glob, own = own_at + own_count, {}
@@ -115,6 +117,14 @@ for _, row in ipairs(rows) do
 end
 if counted == 0 and needs_group then return answer(#rows == 0 and 'no_group' or 'all_ignored') end
 
+local function bytes_of(entries)
+  local bytes = 0
+  for _, entry in ipairs(entries) do
+    for _, part in ipairs(entry[2]) do bytes = bytes + #part end
+  end
+  return bytes
+end
+
 -- An id after which, not from which: Redis below 6.2 knows neither that nor MINID.
 local all = redis.pcall('XRANGE', stream, '(0-0', '+', 'COUNT', 1)
 if all.err then
@@ -124,16 +134,10 @@ end
 local first = all[1]
 reply.first = first and first[1] or ''
 if first then
+  -- To free large ones takes long, 24 µs for each of 1 MB.
+  limit = math.min(limit, math.max(math.floor(SLICE_BYTES / (bytes_of(all) + 1)), LEAST_LIMIT))
   if first_between(string.format('%.0f', now_ms + 1), '+') then return answer('ahead') end
   if is_before(first[1], FIRST_TIME) and not first_between(FIRST_TIME, '+') then return answer('no_times') end
-end
-
-local function bytes_of(entries)
-  local bytes = 0
-  for _, entry in ipairs(entries) do
-    for _, part in ipairs(entry[2]) do bytes = bytes + #part end
-  end
-  return bytes
 end
 
 -- Whether no more than a handful is left before the bound, and none of it is heavy: 1 MB takes 1.3 ms to read.
@@ -163,7 +167,7 @@ local function trim()
   end
 end
 
-reply.bound, reply.rest = bound, 'done'
+reply.bound, reply.rest, reply.limit = bound, 'done', limit
 reply.held_by, reply.held_at, reply.lag, reply.pending = '', '', -1, 0
 reply.fixed_us = clock and math.floor(1e6 * (clock() - started)) or -1
 if task ~= 'look' and first and is_before(first[1], bound) then

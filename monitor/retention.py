@@ -22,7 +22,7 @@ from shared.retry import Deadline, persist
 
 SLICE_MS: Final = 3.0
 """What one slice may take of the server's time."""
-AIM: Final = 2 / 3
+AIM: Final = 0.5
 """Of that: what a slice is sized for, as entries differ."""
 FIRST_LIMIT: Final = 100
 LEAST_LIMIT, MOST_LIMIT = 8, 10_000
@@ -194,7 +194,7 @@ class Retention:
             took_ms, fixed_ms = reply_took_ms, 0.0
         room_ms = max(AIM * SLICE_MS - fixed_ms, SLICE_MS / 10)
         factor = room_ms / max(took_ms - fixed_ms, 0.01)
-        self._limit = int(min(max(self._limit * min(factor, 2.0), LEAST_LIMIT), MOST_LIMIT))
+        self._limit = int(min(max(fields["limit"] * min(factor, 2.0), LEAST_LIMIT), MOST_LIMIT))
 
     async def _count(self, pace: Pace) -> None:
         """How many entries lie before the bound, read a few at a time, up to ``MOST_COUNTED``."""
