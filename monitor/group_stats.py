@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from monitor.groups import parse_groups
 from shared.redis_client import Command, Reply
 from shared.settings import StreamSettings
 
@@ -28,12 +29,7 @@ def _number(reply: Reply) -> int | None:
     return reply if isinstance(reply, int) else None
 
 
-def _lag(groups: Reply, group: bytes) -> int | None:
+def _lag(groups: Reply, name: bytes) -> int | None:
     if isinstance(groups, Exception):
         return None
-    for row in groups:
-        fields = row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True))
-        if fields[b"name"] == group:
-            lag: int | None = fields.get(b"lag")
-            return lag
-    return None
+    return next((group.lag for group in parse_groups(groups) if group.name == name), None)

@@ -13,12 +13,14 @@ from demo.redis import RedisServer
 from monitor import stream_retention
 from monitor.report import SweepReport
 from monitor.scripts import retention_script
+from monitor.stream_retention import StreamRetention
+from shared.redis_client import ServerLink
 from tests import acl
 from tests.cli import make_dead_letters
 from tests.collector import Collector
 from tests.conftest import Scene, Sweeper, new_scene, wire
 from tests.fronts import Command, Judging
-from tests.retaining import HOUR_MS, Kept
+from tests.retaining import HOUR_MS, Kept, until
 from tests.sharded import client_of
 from tests.test_acl import SETTLING, Users
 from tests.test_telemetry import collector as collector  # a fixture
@@ -132,6 +134,21 @@ async def test_two_groups_of_one_stream_are_retained_together(scene: Scene, swee
     first, second = await janitor.tick()
     assert (first.trimmed, second.trimmed, kept.ids()) == (200, 0, ids[200:])
     assert str(first.retention).startswith("held by group second at")
+
+
+async def test_a_dry_run_adds_nothing_to_the_opening_and_says_what_would_go(scene: Scene, link: ServerLink) -> None:
+    """As ACTION=observe has it."""
+    finished(scene, 300)
+    old_letters(scene, 50)
+    (settings,) = scene.settings(**RETAIN, DEAD_LETTER_RETAIN_SEC="3600").streams
+    both = StreamRetention(link, settings, dry_run=True)
+    assert both.opening() == []
+    both.opened([])
+    await both.run(until(link))
+    assert both.stream is not None
+    assert both.dead_letters is not None
+    assert str(both.stream.line).startswith("would trim 299 before")
+    assert (both.dead_letters.would_trim, length(scene), len(scene.dead_letters())) == (50, 300, 50)
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from monitor import group_stats
 from monitor.consumers import Consumer, consumers_of
 from monitor.decide import is_abandoned, last_id_worth_reading
+from monitor.groups import groups_of
 from monitor.index import IndexInfo, SearchIndex
 from monitor.pending import (
     FIRST,
@@ -210,11 +211,10 @@ async def with_oldest(
 async def last_delivered_id(link: RedisLink, settings: StreamSettings) -> bytes | None:
     """The greatest id that the group was given; None without the right to XINFO GROUPS."""
     try:
-        rows = await link.call("XINFO", "GROUPS", settings.stream)
+        groups = await groups_of(link, settings.stream)
     except RedisError:
         return None
-    maps = (row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True)) for row in rows)
-    return next((row[b"last-delivered-id"] for row in maps if row[b"name"] == settings.group.encode()), None)
+    return next((group.last_delivered_id for group in groups if group.name == settings.group.encode()), None)
 
 
 def milliseconds(time: Sequence[bytes]) -> int:
