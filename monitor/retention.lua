@@ -104,18 +104,20 @@ local function needs_from(group)
 end
 
 if #rows > MOST_GROUPS then return answer('many_groups') end
-local bound, holder, is_pending, counted = cutoff, nil, false, 0
+local counted = {}
 for _, row in ipairs(rows) do
   local group = {}
   for i = 1, #row, 2 do group[row[i]] = row[i + 1] end
   if task == 'idle' and own[group.name] and group.pending > 0 then return answer('busy') end
-  if not is_ignored(group.name) then
-    counted = counted + 1
-    local at, by_pending = needs_from(group)
-    if is_before(at, bound) then bound, holder, is_pending = at, group, by_pending end
-  end
+  if not is_ignored(group.name) then counted[#counted + 1] = group end
 end
-if counted == 0 and needs_group then return answer(#rows == 0 and 'no_group' or 'all_ignored') end
+if #counted == 0 and needs_group then return answer(#rows == 0 and 'no_group' or 'all_ignored') end
+
+local bound, holder, is_pending = cutoff, nil, false
+for _, group in ipairs(counted) do
+  local at, by_pending = needs_from(group)
+  if is_before(at, bound) then bound, holder, is_pending = at, group, by_pending end
+end
 
 local function bytes_of(entries)
   local bytes = 0
