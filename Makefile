@@ -5,8 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 2
+DEPLOY_TESTS := $(addprefix tests/test_,chart.py infra.py alerts.py prometheus.py image.py azure_package.py)
 
-.PHONY: venv demo test lint bench bench-full bench-sizing faults clean
+.PHONY: manifests test-deploy venv demo test lint bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +19,18 @@ venv: $(VENV)/.ready
 $(VENV)/.bench-ready: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	@touch $@
+
+$(VENV)/.deploy-ready: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[deploy]"
+	@touch $@
+
+# deploy/kubernetes and deploy/prometheus, from the chart.
+manifests: $(VENV)/.deploy-ready
+	$(BIN)/python deploy/render.py
+
+# The slow tests of what is deployed: chart, Bicep, alerts, image.
+test-deploy: $(VENV)/.deploy-ready
+	$(BIN)/pytest -n $(WORKERS) -m more $(DEPLOY_TESTS) $(ARGS)
 
 demo: venv
 	@$(BIN)/python -m demo $(ARGS)

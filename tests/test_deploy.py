@@ -137,6 +137,42 @@ def test_the_dashboard_shows_every_metric() -> None:
         assert shown & prometheus_names(instrument), f"no panel shows {instrument.name}"
 
 
+KINDS = {"row", "stat", "timeseries"}
+NEEDED = {"id", "type", "title", "datasource", "gridPos", "targets"}
+
+
+def test_each_panel_has_what_grafanas_model_asks_for() -> None:
+    """Nothing here opens a Grafana: this is what its documentation of the JSON model names."""
+    for panel in dashboard()["panels"]:
+        assert panel.keys() >= NEEDED
+        assert panel["type"] in KINDS
+        assert {"x", "y", "w", "h"} == panel["gridPos"].keys()
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        if panel["type"] == "row":
+            assert (panel["targets"], panel["panels"], panel["gridPos"]["w"]) == ([], [], 24)
+        else:
+            assert panel["targets"]
+            assert panel["description"]
+            assert panel["fieldConfig"]["defaults"]["unit"]
+
+
+def test_rows_come_before_what_belongs_to_them_and_one_is_about_each_side() -> None:
+    panels = sorted(dashboard()["panels"], key=lambda panel: (panel["gridPos"]["y"], panel["gridPos"]["x"]))
+    assert panels == dashboard()["panels"]
+    assert next(panel["type"] for panel in panels) == "row"
+    assert [panel["title"].split(":")[0] for panel in panels if panel["type"] == "row"] == [
+        "Now", "Consumer group", "Recovery", "Sweeps",
+    ]  # fmt: skip
+
+
+def test_every_variable_that_is_used_is_there_and_every_panel_asks_for_stream_and_group() -> None:
+    variables = {variable["name"] for variable in dashboard()["templating"]["list"]}
+    assert variables == {"datasource", "stream", "group"}
+    for panel in dashboard()["panels"]:
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$(\w+)", target["expr"])) == {"stream", "group"}
+
+
 def test_the_dashboards_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
