@@ -7,7 +7,7 @@ ARGS   ?=
 WORKERS ?= 2
 DEPLOY_TESTS := $(addprefix tests/test_,chart.py infra.py alerts.py prometheus.py image.py azure_package.py)
 
-.PHONY: manifests test-deploy venv demo test lint bench bench-full bench-sizing faults clean
+.PHONY: manifests test-deploy image-test venv demo test lint bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ manifests: $(VENV)/.deploy-ready
 # The slow tests of what is deployed: chart, Bicep, alerts, image.
 test-deploy: $(VENV)/.deploy-ready
 	$(BIN)/pytest -n $(WORKERS) -m more $(DEPLOY_TESTS) $(ARGS)
+
+# The image, built and run by buildah and podman on a stand-in base; skipped, with the reason, where no container runs.
+image-test: venv
+	$(BIN)/pytest -m more tests/test_image.py $(ARGS)
 
 demo: venv
 	@$(BIN)/python -m demo $(ARGS)

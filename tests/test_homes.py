@@ -65,7 +65,9 @@ def of_final_stage(word: str) -> list[str]:
 
 def test_base_images_are_named_by_version_and_slim() -> None:
     stages = {"base", "build"}
-    images = [one.rest.split()[0] for one in instructions() if one.word == "FROM"]
+    (base,) = [one.rest for one in instructions() if one.stage < 0]
+    name, default = base.split("=", 1)
+    images = [one.rest.split()[0].replace(f"${{{name}}}", default) for one in instructions() if one.word == "FROM"]
     assert [image for image in images if image not in stages] == ["python:3.13-slim-bookworm"]
 
 
@@ -91,6 +93,22 @@ def test_commands_are_in_exec_form_so_that_signals_reach_the_janitor() -> None:
     assert json.loads(of_final_stage("ENTRYPOINT")[0]) == ["python", "-m", "monitor"]
     assert json.loads(of_final_stage("CMD")[0])[0] == "run"
     assert json.loads(of_final_stage("HEALTHCHECK")[0].split("CMD", 1)[1])[:3] == ["python", "-m", "monitor.heartbeat"]
+
+
+def extras_of_image() -> list[str]:
+    """The files of requirements that the image has by default, beside the command line's."""
+    (extras,) = [
+        one.rest.split("=", 1)[1] for one in instructions() if one.word == "ARG" and one.rest.startswith("EXTRAS=")
+    ]
+    return [word for word in shlex.split(shlex.split(extras)[0]) if word != "-r"]
+
+
+def test_the_image_has_what_its_manifests_can_ask_for() -> None:
+    """OTLP, metrics to pull, workload identity."""
+    wanted = {"requirements-telemetry.txt", "requirements-prometheus.txt", "requirements-entra.txt"}
+    assert set(extras_of_image()) == wanted
+    (copied,) = [one.rest for one in instructions() if one.word == "COPY" and one.rest.endswith("./")]
+    assert wanted <= set(copied.split())
 
 
 def environment_of_image() -> dict[str, str]:
@@ -143,13 +161,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert target.exists()
     in_context = context / "build"
     in_context.mkdir()
-    for name in ("requirements.txt", "requirements-cli.txt"):
-        shutil.copy(context / name, in_context / name)
+    for path in context.glob("requirements*.txt"):
+        shutil.copy(path, in_context / path.name)
     subprocess.run(["sh", "-c", edit], cwd=in_context, check=True)
     words = shlex.split(install)
     assert words[words.index("--target") + 1] == "/packages"
-    assert words[-3:] == ["-r", "requirements-cli.txt", "${PACKAGES}"]
-    (root / "packages").symlink_to(installed(tmp_path_factory, "image", "-r", str(in_context / "requirements-cli.txt")))
+    assert words[-4:] == ["${EXTRAS}", "-r", "requirements-cli.txt", "${PACKAGES}"]
+    files = [f"-r{in_context / name}" for name in (*extras_of_image(), "requirements-cli.txt")]
+    (root / "packages").symlink_to(installed(tmp_path_factory, "image", *files))
     words = shlex.split(compile_all)[1:]
     assert words[-1] == "/janitor"
     subprocess.run([sys.executable, *words[:-2], str(root / "janitor")], check=True)
@@ -173,7 +192,7 @@ def test_the_image_holds_the_janitor_and_no_secrets_tests_or_azure(image: Path) 
     names = {path.relative_to(image).as_posix() for path in files_in(image / "janitor")}
     assert {"janitor/monitor/settle.lua", "janitor/shared/settings.py"} <= names
     assert {name.split("/")[1] for name in names} == {"monitor", "shared"}
-    assert not (image / "packages" / "azure").exists()
+    assert not (image / "packages" / "azure" / "functions").exists()
 
 
 # --- the manifests ----------------------------------------------------------------------------------------------------------
