@@ -7,7 +7,7 @@ ARGS   ?=
 WORKERS ?= 2
 DEPLOY_TESTS := $(addprefix tests/test_,chart.py infra.py alerts.py prometheus.py image.py azure_package.py)
 
-.PHONY: manifests test-deploy image-test venv demo test lint bench bench-full bench-sizing faults clean
+.PHONY: azure-package manifests test-deploy image-test venv demo test lint bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,9 +24,14 @@ $(VENV)/.deploy-ready: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[deploy]"
 	@touch $@
 
-# deploy/kubernetes and deploy/prometheus, from the chart.
+# deploy/kubernetes and deploy/prometheus, from the chart; infra/alerts.json, from the queries.
 manifests: $(VENV)/.deploy-ready
-	$(BIN)/python deploy/render.py
+	$(BIN)/python -m deploy.render
+	$(BIN)/python -m deploy.alert_rules
+
+# build/azure: the function's package with extras in its requirements.txt, e.g. EXTRAS="entra azure-monitor".
+azure-package: venv
+	@$(BIN)/python -m deploy.azure_package $(EXTRAS)
 
 # The slow tests of what is deployed: chart, Bicep, alerts, image.
 test-deploy: $(VENV)/.deploy-ready

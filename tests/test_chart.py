@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ chart_of_helm = pytest.importorskip("helm_python.chart", reason="Helm is not the
 errors_of_helm = pytest.importorskip("helm_python.errors")
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "deploy"))
-import render  # noqa: E402
+from deploy import render  # noqa: E402
 
 pytestmark = pytest.mark.more
 Values = dict[str, Any]
