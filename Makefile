@@ -1,13 +1,13 @@
-# make demo   see the janitor work (about 75 s)        make test    the one gate: ruff, mypy, pytest
-# make bench  the benchmark, quick (≤ 3 min)           make faults  the whole fault suite (≤ 60 min)
+# make demo   see the janitor work (about 75 s)        make test       ruff, mypy and the core tests (≤ 10 min)
+# make bench  the benchmark, quick (≤ 3 min)           make test-more  the other tests: runs, faults, databases (≤ 30 min)
+# make faults the whole fault suite (≤ 60 min)         bash .ci/run    the gate: both, on a fresh machine
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 2
-DEPLOY_TESTS := $(addprefix tests/test_,chart.py infra.py alerts.py prometheus.py image.py azure_package.py)
 
-.PHONY: azure-package manifests test-deploy image-test venv demo test lint bench bench-full bench-sizing faults clean
+.PHONY: venv demo test test-more image-test lint manifests azure-package bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,10 +33,6 @@ manifests: $(VENV)/.deploy-ready
 azure-package: venv
 	@$(BIN)/python -m deploy.azure_package $(EXTRAS)
 
-# The slow tests of what is deployed: chart, Bicep, alerts, image.
-test-deploy: $(VENV)/.deploy-ready
-	$(BIN)/pytest -n $(WORKERS) -m more $(DEPLOY_TESTS) $(ARGS)
-
 # The image, built and run by buildah and podman on a stand-in base; skipped, with the reason, where no container runs.
 image-test: venv
 	$(BIN)/pytest -m more tests/test_image.py $(ARGS)
@@ -50,7 +46,10 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m "not more" $(ARGS)
+
+test-more: $(VENV)/.bench-ready $(VENV)/.deploy-ready
+	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m more $(ARGS)
 
 bench: $(VENV)/.bench-ready
 	$(BIN)/python -m bench --quick $(ARGS)

@@ -38,6 +38,8 @@ class _Instance:
 )
 async def monitor(timer: func.TimerRequest, context: func.Context = NO_CONTEXT) -> None:
     """Sweep once. Raises if settings are wrong or Redis is away or refuses; not because of bad entries."""
+    if _Instance.last_began_s is None:
+        _warn_of_suspicious_settings()  # before they are read: a misspelt name is why another one is missing
     settings = Settings.from_env()
     began_s = time.monotonic()
     _tell_lateness(timer, began_s, settings.interval_s)
@@ -49,6 +51,12 @@ async def monitor(timer: func.TimerRequest, context: func.Context = NO_CONTEXT) 
             raise_for(await janitor.tick())
     finally:
         _Instance.last_took_s = time.monotonic() - began_s
+
+
+def _warn_of_suspicious_settings() -> None:
+    from shared.suspicious_settings import warn_of_suspicious_settings
+
+    warn_of_suspicious_settings()
 
 
 async def _janitor(settings: Settings, telemetry: Telemetry) -> Janitor:

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from demo.queries import count_documents
 from demo.scene import Scene
-from monitor.decide import hash_id
+from monitor.entry_key import EntryKey
 from shared.settings import StreamSettings
 
 PAGE_SIZE = 500
@@ -91,8 +91,8 @@ async def documents_once_indexed(client: Redis, settings: StreamSettings, expect
 def hash_key(settings: StreamSettings, fields: Mapping[bytes, bytes]) -> bytes | None:
     """Where an entry is stored; None if it lacks an id field."""
     flat = [part for pair in fields.items() for part in pair]
-    key_id, _ = hash_id(flat, [name.encode() for name in settings.id_fields])
-    return None if key_id is None else settings.hash_prefix.encode() + key_id
+    key, _ = EntryKey(settings).of(flat)
+    return key
 
 
 async def read_hashes(client: Redis, keys: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:

@@ -19,7 +19,7 @@ from demo.clustered import SureCluster, client_of
 from demo.example import Example
 from demo.examples import EXAMPLES
 from demo.wire import Stop, server_url, tell
-from monitor.decide import hash_id
+from monitor.entry_key import EntryKey
 from monitor.scripts import store_script
 
 BLOCK_MS = 300
@@ -33,6 +33,7 @@ class FlakyProcessor:
     def __init__(self, client: redis.Redis, example: Example, name: str, work_s: float, chance: random.Random) -> None:
         self._client = client
         self._settings = example.stream
+        self._key = EntryKey(example.stream)
         self._faults = example.faults
         self._name = name
         self._work_s = work_s
@@ -75,10 +76,10 @@ class FlakyProcessor:
     def _store(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
         """By the rule of ON_CONFLICT: where hashes are shared with the janitor, both have to follow the same one."""
         flat = [part for pair in fields.items() for part in pair]
-        key_id, _ = hash_id(flat, [name.encode() for name in self._settings.id_fields])
-        if key_id is None:
+        key, _ = self._key.of(flat)
+        if key is None:
             raise ValueError("an entry without its id fields: can_process has to refuse it")
-        key, rule = self._settings.hash_prefix.encode() + key_id, self._settings.on_conflict
+        rule = self._settings.on_conflict
         if isinstance(self._client, SureCluster):
             self._client.hset_surely(key, fields)
         elif rule == "overwrite":

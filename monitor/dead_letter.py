@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from monitor.decide import FAULTS_EXPLAINED
+from monitor.batch import Refused
+from monitor.outcomes import FAULTS_EXPLAINED, Outcome, fault_explained
 from monitor.pending import PendingEntry
-from monitor.report import Outcome, Tally
-from monitor.settle import Refused
+from monitor.report import Tally
+from shared.own_keys import attempts_key
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, raise_first
 from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
@@ -74,24 +75,21 @@ def read_letter(letter_id: bytes, pairs: Sequence[bytes]) -> DeadLetter | None:
     )
 
 
-def explained(fault: str) -> str:
-    """A fault in words: ``no id field``; an unknown error by its code."""
-    return FAULTS_EXPLAINED.get(fault, f"unknown error {fault.partition(':')[2]}".strip())
-
-
 class DeadLetters:
-    """The dead-letter stream of one source stream."""
+    """Moves one batch's invalid entries to the dead-letter stream of their stream."""
 
     def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
         self._link = link
         self._settings = settings
         self._target = settings.dead_letter_stream
-        self._attempts_key = f"{self._target}:attempts"
+        self._attempts_key = attempts_key(str(self._target))
+        self.tally = Tally()
+        """What became of the entries that ``take`` was given."""
         self.refusal: Exception | None = None
         """The error with which the server refused a dead letter: full, read-only, no right."""
 
-    async def take(self, refused: Sequence[Refused], tally: Tally) -> None:
-        """Move to quarantine what belongs there, and count every one of ``refused`` as dead-lettered or failed.
+    async def take(self, refused: Sequence[Refused]) -> None:
+        """Move to quarantine what belongs there; ``tally`` has every one of ``refused`` as dead-lettered or failed.
 
         Raises:
             redis.exceptions.RedisError: those not counted yet are pending, and perhaps in the dead-letter stream as well.
@@ -101,9 +99,9 @@ class DeadLetters:
             if self._target is not None and await self._is_due(item):
                 due.append(item)
             else:
-                tally.name(Outcome.FAILED, explained(item.fault), item.entry.entry_id)
+                self.tally.name(Outcome.FAILED, fault_explained(item.fault), item.entry.entry_id)
         for first in range(0, len(due), GROUP_SIZE):
-            await self._move(due[first : first + GROUP_SIZE], tally)
+            await self._move(due[first : first + GROUP_SIZE])
 
     async def _is_due(self, item: Refused) -> bool:
         """At once for a fault that is certain; for an unknown error after MAX_ATTEMPTS of ours that ended in one."""
@@ -119,7 +117,7 @@ class DeadLetters:
         raise_first(replies)
         return int(replies[0])
 
-    async def _move(self, items: Sequence[Refused], tally: Tally) -> None:
+    async def _move(self, items: Sequence[Refused]) -> None:
         stream = self._settings.stream
         commands: list[Command] = [("TIME",)]
         commands += [("XRANGE", stream, item.entry.entry_id, item.entry.entry_id) for item in items]
@@ -128,32 +126,32 @@ class DeadLetters:
         present = [(item, entry[0][1]) for item, entry in zip(items, entries, strict=True) if entry]
         for item, entry in zip(items, entries, strict=True):
             if not entry:
-                tally.name(
+                self.tally.name(
                     Outcome.FAILED,
                     "gone from the stream before it could be dead-lettered",
                     item.entry.entry_id,
                 )
         if present:
-            arrived = await self._add([(item, fields, now_ms) for item, fields in present], tally)
-            await self._acknowledge(arrived, tally)
+            arrived = await self._add([(item, fields, now_ms) for item, fields in present])
+            await self._acknowledge(arrived)
 
     async def _read(self, commands: Sequence[Command]) -> list[Reply]:
         replies = await self._link.pipelined(commands)
         raise_first(replies)
         return replies
 
-    async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]], tally: Tally) -> list[Refused]:
+    async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]]) -> list[Refused]:
         """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""
         commands: list[Command] = [self._command(*letter) for letter in letters]
         replies = await self._link.written(commands, self._settings.ack_replicas)
         arrived = []
         for (item, _, _), reply in zip(letters, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
-                reason = f"{explained(item.fault)}, and too few replicas confirmed the dead letter"
-                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+                reason = f"{fault_explained(item.fault)}, and too few replicas confirmed the dead letter"
+                self.tally.name(Outcome.FAILED, reason, item.entry.entry_id)
             elif isinstance(reply, Exception):
-                reason = f"{explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
-                tally.name(Outcome.FAILED, reason, item.entry.entry_id)
+                reason = f"{fault_explained(item.fault)}, and the dead-letter stream refused it ({code_of(reply)})"
+                self.tally.name(Outcome.FAILED, reason, item.entry.entry_id)
                 if not is_entrys_own(code_of(reply)):  # a key of another type there must not stop the others
                     self.refusal = reply
             else:
@@ -166,7 +164,7 @@ class DeadLetters:
             self._settings.stream,
             self._settings.group,
             entry.entry_id,
-            explained(item.fault),
+            fault_explained(item.fault),
             entry.deliveries,
             entry.consumer,
             now_ms,
@@ -174,13 +172,13 @@ class DeadLetters:
         provenance: list[Argument] = [part for pair in zip(PROVENANCE, values, strict=True) for part in pair]
         return ("XADD", str(self._target), "*", *provenance, *fields)
 
-    async def _acknowledge(self, arrived: Sequence[Refused], tally: Tally) -> None:
+    async def _acknowledge(self, arrived: Sequence[Refused]) -> None:
         if not arrived:
             return
         ids = [item.entry.entry_id for item in arrived]
         await self._link.call("XACK", self._settings.stream, self._settings.group, *ids)
         for item in arrived:
-            tally.name(Outcome.DEAD_LETTERED, explained(item.fault), item.entry.entry_id)
+            self.tally.name(Outcome.DEAD_LETTERED, fault_explained(item.fault), item.entry.entry_id)
         unknown = [item.entry.entry_id for item in arrived if item.fault not in FAULTS_EXPLAINED]
         if unknown:
             await self._link.call("HDEL", self._attempts_key, *unknown)

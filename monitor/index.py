@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import ResponseError
 
-from monitor.decide import hash_id
+from monitor.entry_key import EntryKey
 from monitor.report import Tally
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
 from shared.retry import code_of, missing_right
@@ -101,7 +101,7 @@ class SearchIndex:
     def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
         self._link = link
         self._settings = settings
-        self._id_fields = [name.encode() for name in settings.id_fields]
+        self._key = EntryKey(settings)
         self.names: tuple[str, ...] = (settings.index_name,)
         """What it is called in this Redis; known once it was asked for."""
 
@@ -175,14 +175,14 @@ class SearchIndex:
         return missing
 
     async def _hash_keys(self, entry_ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        stream, prefix = self._settings.stream, self._settings.hash_prefix.encode()
+        stream = self._settings.stream
         replies = await self._link.pipelined(("XRANGE", stream, entry_id, entry_id) for entry_id in entry_ids)
         raise_first(replies)
         keys = {}
         for entry_id, reply in zip(entry_ids, replies, strict=True):
-            key_id, _ = hash_id(reply[0][1], self._id_fields) if reply else (None, None)
-            if key_id is not None:
-                keys[entry_id] = prefix + key_id
+            key, _ = self._key.of(reply[0][1]) if reply else (None, None)
+            if key is not None:
+                keys[entry_id] = key
         return keys
 
     async def _held(self, keys: Sequence[bytes]) -> set[bytes]:
@@ -289,25 +289,26 @@ class RefusedDocuments:
     WINDOW: Final = 5000
     """Stored entries between two looks at the count."""
 
-    def __init__(self, index: SearchIndex, info: IndexInfo, tally: Tally) -> None:
+    def __init__(self, index: SearchIndex, info: IndexInfo) -> None:
         self._index = index
         self._before = info
         self._has_grown = False
         self._is_on = info.is_there
-        self._tally = tally
         self._window: list[bytes] = []
 
-    async def note(self, stored: Sequence[bytes]) -> None:
-        """Remember what was stored; look at the count every ``WINDOW`` entries."""
+    async def note(self, stored: Sequence[bytes]) -> Tally:
+        """Remember what was stored; look at the count every ``WINDOW`` entries, and return what was found."""
         if self._is_on:
             self._window += stored
             if len(self._window) >= self.WINDOW:
-                await self.look()
+                return await self.look()
+        return Tally()
 
-    async def look(self) -> None:
-        """Ask the index now, and name what it refused."""
+    async def look(self) -> Tally:
+        """Ask the index now; names what it refused of the entries noted since the last look."""
+        tally = Tally()
         if not (self._is_on and self._window):
-            return
+            return tally
         window, self._window = self._window, []
         try:
             refused, info = await self._refused_among(window)
@@ -316,7 +317,8 @@ class RefusedDocuments:
             raise
         reasons = info.reasons_since(self._before)
         for entry_id, key in refused:
-            self._tally.name_unsearchable(reasons.get(key, "refused by the index"), entry_id)
+            tally.name_unsearchable(reasons.get(key, "refused by the index"), entry_id)
+        return tally
 
     async def _refused_among(self, window: Sequence[bytes]) -> tuple[list[tuple[bytes, bytes]], IndexInfo]:
         info = await self._index.ask()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from monitor.context import ResumeState, SweepContext
 from monitor.report import SweepReport
-from monitor.sweep import Carried, Sweep
+from monitor.sweep import Sweep
 from shared.errors import TickFailed
 from shared.redis_client import open_link
 from shared.settings import Settings, StreamSettings
@@ -32,7 +33,7 @@ class Janitor:
             (settings.concurrency + CONNECTIONS_BESIDE_SETTLING) * len(settings.streams),
             min(LONGEST_ROUND_TRIP_S, settings.budget_s / 2),
         )
-        self._carried = {stream: Carried() for stream in settings.streams}
+        self._resume = {stream: ResumeState() for stream in settings.streams}
         self.sweeps: tuple[Sweep, ...] = ()
         """Those of the tick that is under way, or of the last one; in the order of ``settings.streams``."""
 
@@ -45,15 +46,11 @@ class Janitor:
 
     def _sweep(self, stream: StreamSettings) -> Sweep:
         settings = self.settings
-        return Sweep(
-            self._link,
-            stream,
-            settings.page_size,
-            settings.concurrency,
-            settings.budget_s,
-            self._carried[stream],
-            self.telemetry.of_group(stream.stream, stream.group, settings.interval_s),
+        telemetry = self.telemetry.of_group(stream.stream, stream.group, settings.interval_s)
+        context = SweepContext(
+            self._link, stream, settings.page_size, settings.concurrency, settings.budget_s, telemetry
         )
+        return Sweep(context, self._resume[stream])
 
     async def close(self) -> None:
         """Close the connections; the janitor can still be used and would open new ones."""

@@ -46,6 +46,11 @@ def milliseconds_of(entry_id: bytes) -> int:
     return int(entry_id.split(b"-", 1)[0])
 
 
+def age_s(entry_id: bytes | None, now_ms: int) -> float | None:
+    """Seconds since an entry was added, by the server's clock; None without an entry, 0 for an id ahead of the clock."""
+    return None if entry_id is None else max(now_ms - milliseconds_of(entry_id), 0) / 1000
+
+
 def order_of(entry_id: bytes) -> tuple[int, int]:
     """A key that sorts ids as the stream does; a bare time counts as its first id."""
     milliseconds, _, sequence = entry_id.partition(b"-")

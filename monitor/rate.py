@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from shared.hash_tags import has_hash_tag
+from shared.own_keys import RATE, own_key
 from shared.settings import StreamSettings
 
 
 def rate_key(settings: StreamSettings) -> str:
-    """The window's key; in a cluster in the stream's slot, since claim and charge are one script.
-
-    A stream name that holds a ``}`` but no hash tag (such as ``a}b``) cannot be tagged: the key lies elsewhere then.
-    """
-    stream = settings.stream
-    tagged = stream if has_hash_tag(stream) else f"{{{stream}}}"
-    return f"{tagged}:rate:{settings.group}"
+    """The window's key; in a cluster in the stream's slot, since claim and charge are one script."""
+    return own_key(settings.stream, RATE, settings.group)

@@ -8,9 +8,45 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 
+from redis.exceptions import RedisError
+
+from shared.errors import JanitorError
+from shared.redis_client import RedisLink
+from shared.retry import code_of
 from shared.settings import StreamSettings
+
+logger = logging.getLogger("monitor")
+
+
+class Publisher:
+    """Publishes one sweep's recovered keys. By then everything is settled and counted, so nothing can fail."""
+
+    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+        self._link = link
+        self._settings = settings
+        self._unpublished: Counter[str] = Counter()
+
+    async def publish(self, keys: Sequence[bytes]) -> None:
+        """One message for a batch's ``keys``; none where there are none, or no RECOVERED_CHANNEL."""
+        channel = self._settings.recovered_channel
+        if keys and channel is not None:
+            try:
+                await self._link.call(publish_command(self._link.is_cluster), channel, message(self._settings, keys))
+            except (RedisError, JanitorError, OSError) as error:
+                self._unpublished[code_of(error)] += 1
+
+    def warn_of_unpublished(self) -> None:
+        """Say once what RECOVERED_CHANNEL was not told."""
+        if self._unpublished:
+            codes = ", ".join(f"{count} {code}" for code, count in sorted(self._unpublished.items()))
+            logger.warning(
+                "%s/%s: RECOVERED_CHANNEL was not told of %d batches (%s); the entries are settled all the same",
+                self._settings.stream, self._settings.group, self._unpublished.total(), codes,
+            )  # fmt: skip
 
 
 def publish_command(cluster: bool) -> str:

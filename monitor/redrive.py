@@ -12,14 +12,14 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from monitor.dead_letter import DeadLetter, explained, read_letter
-from monitor.decide import FAULTS_EXPLAINED, WRONG_TYPE, hash_id
+from monitor.dead_letter import DeadLetter, read_letter
+from monitor.entry_key import EntryKey
+from monitor.hashes import Store, Storing
+from monitor.outcomes import FAULTS_EXPLAINED, WRONG_TYPE, fault_explained
 from monitor.pending import FIRST, LAST, following
-from monitor.store import Store, Storing
 from monitor.trace_fields import split_from_trace
 from shared.redis_client import Command, RedisLink, Reply, TooFewReplicas
-from shared.retry import code_of, is_entrys_own
-from shared.retry import explained as error_explained
+from shared.retry import code_of, explained, is_entrys_own
 from shared.settings import StreamSettings
 
 ARRIVED: Final = ("stored", "kept", "superseded", "sent")
@@ -98,15 +98,15 @@ class Redrive:
         self._link = link
         self._settings = settings
         self._to_stream = to_stream
-        self._id_fields = [name.encode() for name in settings.id_fields]
+        self._key = EntryKey(settings)
         self._hashes = Store(link, settings)
 
     def fault(self, letter: DeadLetter) -> str | None:
         """Why it cannot be sent on, as far as it shows without writing."""
         if self._to_stream:
             return None
-        _, fault = hash_id(letter.fields, self._id_fields)
-        return fault and explained(fault)
+        _, fault = self._key.of(letter.fields)
+        return fault and fault_explained(fault)
 
     async def take(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         """Send the letters on; each is removed only once its arrival was confirmed.
@@ -131,7 +131,7 @@ class Redrive:
             await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
         for reply in replies:
             if isinstance(reply, RedisError) and not is_entrys_own(code_of(reply)):
-                raise error_explained(reply, "redriving")
+                raise explained(reply, "redriving")
         return redriven + results
 
     async def _send(self, letters: Sequence[DeadLetter]) -> list[Reply]:
@@ -141,16 +141,16 @@ class Redrive:
         return await self._link.written(commands, self._settings.ack_replicas)
 
     def _storing(self, letter: DeadLetter) -> Storing:
-        key_id, _ = hash_id(letter.fields, self._id_fields)
+        key, _ = self._key.of(letter.fields)
         fields = letter.fields if self._settings.keep_trace_fields else split_from_trace(letter.fields)[0]
-        return Storing(self._settings.hash_prefix.encode() + (key_id or b""), letter.entry_id, fields)
+        return Storing(key or b"", letter.entry_id, fields)
 
     def _result(self, letter: DeadLetter, reply: Reply) -> Redriven:
         if isinstance(reply, TooFewReplicas):
             return Redriven(letter, "stays", "too few replicas confirmed it")
         if isinstance(reply, Exception):
             code = code_of(reply)
-            return Redriven(letter, "stays", explained(WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
+            return Redriven(letter, "stays", fault_explained(WRONG_TYPE if code == "WRONGTYPE" else f"error:{code}"))
         if self._to_stream:
             return Redriven(letter, "sent")
         return Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())

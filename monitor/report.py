@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from typing import Any, Final
 
+from monitor.outcomes import Outcome
+from monitor.pending import Summary, age_s
+from shared.settings import StreamSettings
+
 MOST_IDS_NAMED = 20
-
-
-class Outcome(str, Enum):
-    """What became of one candidate, an entry that the sweep took up."""
-
-    PROCESSED = "processed"
-    KEPT = "kept"
-    SUPERSEDED = "superseded"
-    DEAD_LETTERED = "dead_lettered"
-    FAILED = "failed"
-    DELETED = "deleted"
-    LOST_RACE = "lost_race"
-    UNKNOWN = "unknown"
 
 
 NOT_ASKED: Final = "not asked"
@@ -42,7 +32,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """One sweep over one consumer group. ``candidates`` is always the sum of the eight outcomes that follow it."""
+    """One sweep over one consumer group. ``candidates`` is always the sum of the outcomes that follow it."""
 
     stream: str
     group: str
@@ -56,6 +46,12 @@ class SweepReport:
     """ON_CONFLICT=keep: acknowledged, since a hash was there already."""
     superseded: int
     """ON_CONFLICT=newer: acknowledged, since the hash holds a newer entry."""
+    requeued: int
+    """ACTION=requeue: added to a stream again and acknowledged."""
+    handled: int
+    """ACTION=handle: the handler is done with it, and it is acknowledged."""
+    retried: int
+    """Left pending on purpose; ``reasons`` says why. A later sweep takes it again."""
     dead_lettered: int
     """Moved to the dead-letter stream."""
     failed: int
@@ -144,6 +140,10 @@ class Tally:
         self.add(outcome)
         self._note(f"{outcome.value}: {reason}" if reason else outcome.value, entry_id)
 
+    def name_all(self, outcome: Outcome, reason: str, entry_ids: Iterable[bytes]) -> None:
+        for entry_id in entry_ids:
+            self.name(outcome, reason, entry_id)
+
     def name_unsearchable(self, reason: str, entry_id: bytes) -> None:
         """Count a stored entry that the index refused: beside its outcome, not instead of it."""
         self.unsearchable += 1
@@ -165,3 +165,22 @@ class Tally:
 
     def reasons(self) -> dict[str, Named]:
         return {label: Named(count, tuple(ids)) for label, (count, ids) in self._named.items()}
+
+
+def report_of(settings: StreamSettings, summary: Summary, now_ms: int, tally: Tally, **more: Any) -> SweepReport:
+    """The report of a sweep, or of a dry run, over a group with that ``summary`` at the server's ``now_ms``.
+
+    ``more``: the other fields of ``SweepReport``, by name.
+    """
+    counts: dict[str, Any] = {outcome.value: tally.counts[outcome] for outcome in Outcome}
+    return SweepReport(
+        stream=settings.stream,
+        group=settings.group,
+        pending=summary.total,
+        candidates=tally.candidates,
+        unsearchable=tally.unsearchable,
+        oldest_pending_age_s=age_s(summary.smallest_id, now_ms),
+        reasons=tally.reasons(),
+        **counts,
+        **more,
+    )

@@ -1,15 +1,27 @@
-"""The Lua scripts: their texts, and one way to run them that survives a restart of the server.
+"""The Lua scripts: their texts, their arguments by name, and one way to run them that survives a restart of the server.
 
 Scripts are neither replicated nor kept over a restart (redis.io/docs/interact/programmability/eval-intro), so each run by
 SHA-1 may be answered by NOSCRIPT; then the text is loaded and the run repeated, which is safe: nothing ran.
+
+A script's header declares what it is given, one line each, in the order of KEYS and ARGV::
+
+    -- @key stream                 the stream
+    -- @arg min_idle_ms (number)   entries idle for at least this long
+    -- @rest ids_at                the entry ids
+
+From these lines the locals of those names are put before its text, so that a new argument is one more line there, and no
+other place knows a position. ``(number)`` and ``(flag)`` convert; ``@rest`` is the index of the first of the arguments
+that follow.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from redis.exceptions import NoScriptError
 
@@ -17,18 +29,41 @@ from shared.redis_client import Argument, Command, RedisLink, Reply
 
 _FOLDER = Path(__file__).parent
 _MAIN = "-- main"
+_DECLARED: Final = re.compile(r"^-- @(key|arg|rest) (\w+)(?: \((number|flag)\))?", re.MULTILINE)
+_CONVERTED: Final = {"": "ARGV[{}]", "number": "tonumber(ARGV[{}])", "flag": "ARGV[{}] == '1'"}
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text and the SHA-1 that names it to EVALSHA."""
+    """A script's text, the SHA-1 that names it to EVALSHA, and the names of its arguments, if it declares them."""
 
     text: str
     sha1: str
+    arguments: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> Script:
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    def of(cls, text: str, arguments: tuple[str, ...] = ()) -> Script:
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), arguments)
+
+    @classmethod
+    def declared(cls, name: str, before: str = "", shebang: str = "") -> Script:
+        """The script in the file ``name``, behind ``before`` and the locals that its header declares."""
+        text = _text(name)
+        declared = _DECLARED.findall(text)
+        arguments = tuple(argument for kind, argument, _ in declared if kind == "arg")
+        return cls.of(f"{shebang}{before}{_locals(declared)}{text}", arguments)
+
+    def named(self, **values: Argument | bool) -> tuple[Argument, ...]:
+        """The values in the order of ARGV.
+
+        Raises:
+            TypeError: one is missing, or is no argument of this script.
+        """
+        if values.keys() != set(self.arguments):
+            raise TypeError(f"expected the arguments {', '.join(self.arguments)}; got {', '.join(values)}")
+        return tuple(
+            int(value) if (value := values[name]) is True or value is False else value for name in self.arguments
+        )
 
     def command(self, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
         """The EVALSHA that runs it; keys first, since a cluster routes by them."""
@@ -57,8 +92,23 @@ class Script:
         return replies
 
 
+def _locals(declared: Sequence[tuple[str, str, str]]) -> str:
+    keys = [name for kind, name, _ in declared if kind == "key"]
+    rest = [name for kind, name, _ in declared if kind == "rest"]
+    arguments = [(name, conversion) for kind, name, conversion in declared if kind == "arg"]
+    lines = [f"local {name} = KEYS[{at}]" for at, name in enumerate(keys, 1)]
+    lines += [f"local {name} = {_CONVERTED[how].format(at)}" for at, (name, how) in enumerate(arguments, 1)]
+    lines += [f"local {name} = {len(arguments) + 1}" for name in rest]
+    return "\n".join((*lines, ""))
+
+
 def _text(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _shared(*names: str) -> str:
+    """The parts of these files that others use: all that stands before their main part."""
+    return "".join(_text(name).split(_MAIN)[0] for name in names)
 
 
 def store_script() -> Script:
@@ -69,13 +119,17 @@ def store_script() -> Script:
 def settle_script() -> Script:
     """settle.lua behind what it shares with others; the shebang needs Redis 7.0 and has full or read-only servers refuse a
     run before it starts."""
-    shared = _text("store.lua").split(_MAIN)[0] + _text("rate.lua")
-    return Script.of("#!lua\n" + shared + _text("settle.lua"))
+    return Script.declared("settle.lua", _shared("store.lua", "rate.lua", "entry_key.lua"), "#!lua\n")
 
 
 def claim_script() -> Script:
     """claim.lua behind rate.lua: claim what the rate limit grants; any Redis from 6.0."""
-    return Script.of(_text("rate.lua") + _text("claim.lua"))
+    return Script.declared("claim.lua", _shared("rate.lua"))
+
+
+def gone_script() -> Script:
+    """gone.lua: take off the list what the stream does not have; any Redis from 6.0."""
+    return Script.declared("gone.lua")
 
 
 def touch_script() -> Script:

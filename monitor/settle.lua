@@ -1,17 +1,27 @@
 -- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
--- `store` comes from store.lua, `open_window` and its like from rate.lua; both are put before this text.
+-- `store` comes from store.lua, `open_window` and its like from rate.lua, `identity` and its like from entry_key.lua; they and
+-- the locals that the next lines declare are put before this text (see scripts.py).
 --
--- KEYS[1]  the stream
--- KEYS[2]  only under a rate limit: its window (see rate.lua)
--- ARGV     group, consumer, min idle (ms), hash prefix, on_conflict, time for this run (ms), how many trace contexts to
---          return at the most, what becomes of the fields that hold them (keep | drop), entries a second, whether
---          the keys of the stored hashes are to be returned (tell | ''), how many id fields (n), the n id fields, then the
---          entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
+-- @key stream               the stream
+-- @key window_key           only under a rate limit: its window (see rate.lua)
+-- @arg group                the consumer group
+-- @arg consumer             who claims what cannot be stored
+-- @arg min_idle_ms (number) entries that were idle for less are someone else's
+-- @arg hash_prefix          an entry is stored under this and its id
+-- @arg on_conflict          overwrite | newer | keep
+-- @arg run_ms (number)      time for this run
+-- @arg most_traces (number) how many trace contexts to return
+-- @arg keeps_trace_fields (flag) whether the fields that hold them are stored too
+-- @arg rate_limit (number)  entries a second; 0: any number
+-- @arg returns_keys (flag)  whether the keys of the stored hashes are returned
+-- @arg id_fields            the names of the id fields, joined by commas
+-- @arg joined_ids           the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
+--
 -- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were,
 --          how long (ms) the rate limit grants no more, 0 if it did not end the run, { key of a stored hash, … } }:
---          of the ids the first `taken` were taken up; the first list names what was not stored: `kept`, `superseded`
+--          of the ids the first `taken` were claimed or settled; the first list names what was not stored: `kept`, `superseded`
 --          (acknowledged all the same), `gone` (deleted from the stream while pending), `lost` (someone else took or
---          acknowledged it), or why the entry itself is at fault; entries at fault are claimed and stay pending.
+--          acknowledged it), or why the entry is invalid; invalid entries are claimed and stay pending.
 --          An error with the server's code: nothing was done to the entry that met it, nor to those behind it; the ones
 --          before it are settled.
 --
@@ -19,19 +29,13 @@
 -- the XACK below, and an entry that is acknowledged needs no owner. Reading runs of entries with XRANGE costs the server a
 -- third of what XCLAIM does. Needs Redis 7.0: with the shebang a full or read-only server refuses the run before it starts.
 
-local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local min_idle_ms, prefix, on_conflict = tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local run_s, most_traces, keeps_trace_fields = tonumber(ARGV[6]) / 1000, tonumber(ARGV[7]), ARGV[8] == 'keep'
-local rate_limit, tells_keys = tonumber(ARGV[9]), ARGV[10] == 'tell'
-local first_id_field, id_field_count = 12, tonumber(ARGV[11])
-
+local run_s = run_ms / 1000
 local ids = {}
-for id in string.gmatch(ARGV[first_id_field + id_field_count], '%S+') do ids[#ids + 1] = id end
+for id in string.gmatch(joined_ids, '%S+') do ids[#ids + 1] = id end
 
 -- Entries are read a few at a time, since each may be of 1 MB (1.3 ms to read), until CHUNK of them are there or they made
 -- Lua's memory grow by HEAVY_KB; then all are written, which an indexing server does faster in a row; then the clock is looked at.
 local CHUNK, LARGEST_SLICE, HEAVY_KB = 32, 8, 128
-local LONGEST_ID = 1024
 local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 -- The server's own refusals: not the entry's fault, and the next entry would meet them as well.
 local SERVER_REFUSES = { OOM = true, MISCONF = true, NOREPLICAS = true, READONLY = true, NOPERM = true, CROSSSLOT = true,
@@ -58,43 +62,9 @@ end
 local function pending_rows(from, to, count) return redis.call('XPENDING', stream, group, from, to, count) end
 local function entries(from, to, count) return redis.call('XRANGE', stream, from, to, 'COUNT', count) end
 
-local function escaped(value)
-  return (string.gsub(value, '[%%:]', { ['%'] = '%25', [':'] = '%3A' }))
-end
-
--- One pass over an entry's names, the last of two alike winning: the values of the id fields, and whether a producer left
--- its trace context there.
 local TRACE = 0
-local roles, values = { traceparent = TRACE, tracestate = TRACE }, {}
-for i = 1, id_field_count do roles[ARGV[first_id_field + i - 1]] = i end
-
-local function read_names(fields)
-  local has_trace = false
-  for i = 1, id_field_count do values[i] = nil end
-  for i = #fields - 1, 1, -2 do
-    local role = roles[fields[i]]
-    if role == TRACE then
-      has_trace = true
-    elseif role and not values[role] then
-      values[role] = fields[i + 1]
-    end
-  end
-  return has_trace
-end
-
--- The entry's id of the values that were read, or nil and what is wrong with it.
-local function identity()
-  local id
-  for i = 1, id_field_count do
-    local value = values[i]
-    if not value then return nil, 'no_id' end
-    if value == '' then return nil, 'empty_id' end
-    if id_field_count > 1 then value = escaped(value) end
-    id = id and id .. ':' .. value or value
-  end
-  if #id > LONGEST_ID then return nil, 'long_id' end
-  return id
-end
+roles.traceparent, roles.tracestate = TRACE, TRACE
+use_id_fields(id_fields) -- after the two: one of them that is an id field belongs to the data
 
 local function code_of(failure)
   if string.find(failure.err, 'access a non local key', 1, true) or string.find(failure.err, 'the same slot', 1, true) then
@@ -161,7 +131,7 @@ end
 
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
-  if read_names(fields) then
+  if read_names(fields, TRACE) then
     local rest = split_from_trace(fields)
     if not keeps_trace_fields then fields = rest end
   end
@@ -170,12 +140,12 @@ local function settle(id, fields)
     refuse(id, fault)
     return true
   end
-  local outcome = store(prefix .. key_id, id, fields, on_conflict)
+  local outcome = store(hash_prefix .. key_id, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
     if outcome ~= 'stored' then
       name(id, outcome)
-    elseif tells_keys then
-      stored_keys[#stored_keys + 1] = prefix .. key_id
+    elseif returns_keys then
+      stored_keys[#stored_keys + 1] = hash_prefix .. key_id
     end
     done[#done + 1] = id
     claimed = claimed + 1
@@ -241,8 +211,8 @@ local function settle_chunk(first)
 end
 
 local window
-if KEYS[2] then
-  window = open_window(KEYS[2])
+if window_key then
+  window = open_window(window_key)
   if window.err then return window end
   allowed = math.min(rate_limit - window.taken, #ids)
   if allowed <= 0 then return { 0, {}, {}, 0, wait_ms(window), {} } end

@@ -15,6 +15,7 @@ import redis
 from demo.cluster import RedisCluster
 from demo.redis import RedisServer
 from monitor.janitor import Janitor
+from monitor.outcomes import Outcome
 from monitor.report import SweepReport
 from shared.redis_client import Argument, Command, Reply, ServerLink
 from shared.settings import RedisSettings, Settings
@@ -225,10 +226,7 @@ class Sweeper:
 
 
 def sum_of_outcomes(report: SweepReport) -> int:
-    return (
-        report.processed + report.kept + report.superseded + report.dead_lettered
-        + report.failed + report.deleted + report.lost_race + report.unknown
-    )  # fmt: skip
+    return sum(int(getattr(report, outcome.value)) for outcome in Outcome)
 
 
 @pytest.fixture

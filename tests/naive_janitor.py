@@ -16,7 +16,8 @@ from typing import Any
 from redis.exceptions import AskError, RedisError, ResponseError
 
 from monitor.dead_letter import PROVENANCE
-from monitor.report import Outcome, SweepReport
+from monitor.outcomes import Outcome
+from monitor.report import SweepReport
 from monitor.scripts import store_script
 from shared.cluster import ClusterLink
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, open_link, raise_first, within

@@ -23,6 +23,8 @@ from bench.table import tables
 from bench.target import Target
 from demo.redis import RedisServer
 
+pytestmark = pytest.mark.more
+
 ENTRIES = 300
 BYSTANDER = {"requests": 100, "p50_ms": 0.1, "p99_ms": 1.0, "max_ms": 2.0, "cpu_share": 0.02}
 MACHINE = {

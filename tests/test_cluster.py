@@ -19,12 +19,12 @@ from redis.exceptions import ConnectionError, ResponseError
 
 from demo.cluster import ClusterNode, RedisCluster
 from demo.redis import RedisServer
+from monitor.hashes import Store
 from monitor.index import index_names
 from monitor.janitor import Janitor
 from monitor.rate import rate_key
 from monitor.scripts import store_script
 from monitor.shard_indexes import shard_indexes
-from monitor.store import Store
 from shared.cluster import Address, ClusterLink, Topology, _topology_of, key_of
 from shared.redis_client import WAIT_AGAIN_MS, WAIT_TIMEOUT_MS, Argument, Command, Reply, TooFewReplicas
 from tests import acl

@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.decide import (
-    EMPTY_ID,
-    LONG_ID,
-    LONGEST_ID_BYTES,
-    NO_ID,
-    abandoned,
-    hash_id,
-    is_abandoned,
-    last_id_worth_reading,
-)
+from monitor.decide import abandoned, is_abandoned, last_id_worth_reading
+from monitor.entry_key import EMPTY_ID, LONG_ID, LONGEST_ID_BYTES, NO_ID, hash_id
 from monitor.pending import LAST, Summary
 
 MIN_IDLE_MS = 10_000

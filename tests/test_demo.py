@@ -35,6 +35,8 @@ from demo.timer_host import ReportCollector
 from demo.tweets import NotTweets, Tweet, made_up, read_tweets
 from shared.schedule import fires
 
+pytestmark = pytest.mark.more
+
 ROOT = Path(__file__).resolve().parent.parent
 STREAM, GROUP = TWEETS.stream.stream, TWEETS.stream.group
 PRODUCTION = {"REDIS_HOST": "production.invalid:6380", "REDIS_PASSWORD": "secret", "STREAM_NAME": "theirs"}

@@ -20,6 +20,8 @@ from demo.clustered import SureCluster, client_of
 from demo.redis import PortTaken, RedisServer
 from tests.test_demo_redis import ROOT, is_gone, wait_until
 
+pytestmark = pytest.mark.more
+
 
 def test_a_cluster_serves_all_slots_from_three_masters_that_one_replica_each_follows(cluster: RedisCluster) -> None:
     slots = [slot for served in cluster.masters().values() for part in served for slot in part]

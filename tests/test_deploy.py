@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from monitor.report import Outcome
+from monitor.outcomes import Outcome
 from shared.telemetry import INSTRUMENTS
 from tests.prometheus_names import DEFINED, LABELS, prometheus_names
 

@@ -34,6 +34,8 @@ from monitor.janitor import Janitor
 from shared.settings import DEFAULTS, REQUIRED, Settings
 from tests.test_demo import start_demo
 
+pytestmark = pytest.mark.more
+
 OF_THE_PLATFORM = {"FUNCTIONS_WORKER_RUNTIME": "python", "AzureWebJobsStorage": "UseDevelopmentStorage=true"}
 
 

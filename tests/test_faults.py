@@ -12,6 +12,8 @@ from tests.faults.rows import ROWS
 from tests.faults.runner import Row, Stage, play, quick_retries
 from tests.naive_janitor import naive
 
+pytestmark = pytest.mark.more
+
 SOUND = ("cut", "kill", "crash", "wait", "cancel", "stale", "shard", "slots")
 QUICK = 0.0
 

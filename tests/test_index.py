@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from demo.redis import RedisServer
-from monitor.batches import Carried
+from monitor.context import ResumeState, SweepContext
 from monitor.index import IndexInfo, RefusedDocuments, SearchIndex, field_types
-from monitor.report import SweepReport, Tally
+from monitor.report import SweepReport
 from monitor.sweep import Sweep
 from shared.redis_client import Command, RedisLink
 from tests.conftest import Scene, Sweeper, new_scene, raw_client, wire
@@ -395,7 +395,7 @@ async def _sweep_with_window(link: RedisLink, settings: object, page_size: int, 
     """A sweep that looks at the index every ``window`` entries, so that few entries fill several windows."""
     before, RefusedDocuments.WINDOW = RefusedDocuments.WINDOW, window  # type: ignore[misc]
     try:
-        sweep = Sweep(link, settings.streams[0], page_size, 1, 10.0, Carried())  # type: ignore[attr-defined]
+        sweep = Sweep(SweepContext(link, settings.streams[0], page_size, 1, 10.0), ResumeState())  # type: ignore[attr-defined]
         report = await sweep.run()
     finally:
         RefusedDocuments.WINDOW = before  # type: ignore[misc]
@@ -409,8 +409,7 @@ async def test_a_lost_reply_about_the_index_loses_no_refusal(scene: Scene, link:
     before = await index.create()
     bad = scene.add("id", "1", "n", "canary")
     scene.raw.execute_command("HSET", scene.prefix + "1", "id", "1", "n", "canary")
-    tally = Tally()
-    refused = RefusedDocuments(index, before, tally)
+    refused = RefusedDocuments(index, before)
     await refused.note([bad])
     ask = index.ask
 
@@ -421,7 +420,7 @@ async def test_a_lost_reply_about_the_index_loses_no_refusal(scene: Scene, link:
     with pytest.raises(ConnectionError):
         await refused.look()
     index.ask = ask  # type: ignore[method-assign]
-    await refused.look()
+    tally = await refused.look()
     assert tally.unsearchable == 1
 
 

@@ -13,6 +13,8 @@ import pytest
 from demo.redis import RedisServer
 from tests.conftest import Scene, new_scene, raw_client
 
+pytestmark = pytest.mark.more
+
 ROOT = Path(__file__).parent.parent
 ENTRIES, ENTRY_BYTES = 1000, 1_000_000
 MOST_MB = 200

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import Scene
 from tests.installed import installed
 
+pytestmark = pytest.mark.more
+
 ROOT = Path(__file__).parent.parent
 
 # The host puts this folder on the worker's path; a remote build fills it from requirements.txt.

@@ -14,14 +14,16 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-import monitor.gather
-import monitor.settle
+import monitor.actions.gather
+import monitor.actions.script
+import monitor.scripts
 from demo.redis import RedisServer
 from demo.window import Run, most_in_a_second
 from demo.witness import Witness, watching
-from monitor.course import Course
+from monitor.actions.script import ScriptSettle
 from monitor.rate import rate_key
-from monitor.settle import ScriptSettle
+from monitor.scripts import claim_script, settle_script
+from monitor.sweep_state import SweepState
 from shared.redis_client import Command, RedisLink, Reply
 from tests import acl
 from tests.checks import entries_of, lost
@@ -30,7 +32,7 @@ from tests.conftest import Scene, Sweeper, Wire, wire
 from tests.test_acl import SETTLING, Users, assert_nothing_lost
 from tests.test_settle import candidates, settler
 
-RATE_LUA = (Path(monitor.settle.__file__).parent / "rate.lua").read_text()
+RATE_LUA = (Path(monitor.scripts.__file__).parent / "rate.lua").read_text()
 JANITORS = 3
 
 
@@ -174,7 +176,7 @@ async def test_janitors_that_count_each_for_itself_are_caught(
     own_server: RedisServer, own_scene: Scene, sweep: Sweeper, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: the same check of three janitors whose windows are their own."""
-    for room in (monitor.settle, monitor.gather):
+    for room in (monitor.actions.script, monitor.actions.gather):
         monkeypatch.setattr(room, "rate_key", lambda settings: f"{rate_key(settings)}:{settings.consumer}")
     left_behind(own_scene, 600)
     settings = [
@@ -300,9 +302,12 @@ async def test_no_time_of_ours_is_sent_so_our_clock_does_not_matter(scene: Scene
     page = candidates(scene)
     await settler(mode, link, settings).settle(page)
     ids = tuple(entry.entry_id for entry in page)
-    head = (2, scene.stream, rate_key(settings), scene.group, "janitor", 10_000)
-    claim = (*head, 7, *ids)
-    run = (*head, scene.prefix, "overwrite", ScriptSettle.RUN_MS, 0, "drop", 7, "", 1, "id", b" ".join(ids))
+    head = (2, scene.stream, rate_key(settings))
+    common = {"group": scene.group, "consumer": "janitor", "min_idle_ms": 10_000, "rate_limit": 7}
+    claim = (*head, *claim_script().named(**common), *ids)
+    stored = {"hash_prefix": scene.prefix, "on_conflict": "overwrite", "run_ms": ScriptSettle.RUN_MS, "id_fields": "id"}
+    spared = {"most_traces": 0, "keeps_trace_fields": False, "returns_keys": False}
+    run = (*head, *settle_script().named(**common, **stored, **spared, joined_ids=b" ".join(ids)))
     assert seen.sent("EVALSHA")[-1][2:] == (run if mode == "script" else claim)
 
 
@@ -322,7 +327,7 @@ async def test_stopping_the_sweep_ends_its_waiting(scene: Scene, sweep: Sweeper,
 
 
 async def test_a_pause_ends_with_the_sweep_and_never_outlasts_it(link: RedisLink) -> None:
-    stopped, short = Course(link, 3600.0), Course(link, 0.1)
+    stopped, short = SweepState(link, 3600.0), SweepState(link, 0.1)
     pause = asyncio.create_task(stopped.pause(3000))
     await asyncio.sleep(0)
     stopped.stop()

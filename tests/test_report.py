@@ -7,7 +7,8 @@ import re
 import pytest
 
 from monitor.janitor import log, raise_for
-from monitor.report import MOST_IDS_NAMED, Named, Outcome, SweepReport, Tally
+from monitor.outcomes import Outcome
+from monitor.report import MOST_IDS_NAMED, Named, SweepReport, Tally
 from shared.errors import TickFailed
 from tests.conftest import Scene, Sweeper, sum_of_outcomes, wire
 

@@ -11,11 +11,13 @@ import pytest
 import redis
 
 from demo.redis import RedisServer
-from monitor.gather import GatherSettle
+from monitor.actions.gather import GatherSettle
+from monitor.actions.script import ScriptSettle, script_is_allowed
+from monitor.batch import Batch, ScriptNotAllowed, Settler
+from monitor.outcomes import Outcome
 from monitor.pending import PendingEntry
-from monitor.report import Outcome, SweepReport
+from monitor.report import SweepReport
 from monitor.scripts import settle_script, store_script
-from monitor.settle import Batch, ScriptNotAllowed, ScriptSettle, Settle, script_is_allowed
 from shared.errors import TickFailed
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
@@ -24,12 +26,12 @@ from tests.checks import entries_of, lost
 from tests.conftest import Scene, Sweeper, Wire, new_scene, raw_client, wire
 
 
-def settler(mode: str, link: RedisLink, settings: StreamSettings) -> Settle:
+def settler(mode: str, link: RedisLink, settings: StreamSettings) -> Settler:
     return ScriptSettle(link, settings) if mode == "script" else GatherSettle(link, settings, 4)
 
 
 @pytest.fixture
-def settle(scene: Scene, link: RedisLink, mode: str) -> Settle:
+def settle(scene: Scene, link: RedisLink, mode: str) -> Settler:
     return settler(mode, link, scene.settings().streams[0])
 
 
@@ -38,7 +40,7 @@ def candidates(scene: Scene, among: Sequence[bytes] | None = None) -> list[Pendi
     return [row for row in rows if among is None or row.entry_id in among]
 
 
-async def settle_all(settle: Settle, entries: Sequence[PendingEntry]) -> Batch:
+async def settle_all(settle: Settler, entries: Sequence[PendingEntry]) -> Batch:
     """Batch after batch, as the sweep does; one sum."""
     total = Batch(0)
     while entries:
@@ -68,7 +70,7 @@ def faults(batch: Batch) -> dict[bytes, str]:
     [b"", b"\xff\xfe\x00", b"\r\n$5\r\n", "नमस्ते 🌍 مرحبا".encode(), b"x" * 1_000_000, b"%s %d \\ ' \""],
     ids=["empty", "invalid UTF-8", "protocol", "scripts", "1 MB", "formats"],
 )
-async def test_a_value_is_stored_byte_for_byte(scene: Scene, settle: Settle, value: bytes) -> None:
+async def test_a_value_is_stored_byte_for_byte(scene: Scene, settle: Settler, value: bytes) -> None:
     scene.add("id", "1", "text", value, b"\xff" + value[:50], value[:50])
     scene.abandon()
     batch = await settle_all(settle, candidates(scene))
@@ -77,7 +79,7 @@ async def test_a_value_is_stored_byte_for_byte(scene: Scene, settle: Settle, val
 
 
 @pytest.mark.parametrize("fields", [1, 1999, 2000, 2001, 3999, 4000, 4001, 5000, 9000])
-async def test_an_entry_of_any_number_of_fields_is_stored_whole(scene: Scene, settle: Settle, fields: int) -> None:
+async def test_an_entry_of_any_number_of_fields_is_stored_whole(scene: Scene, settle: Settler, fields: int) -> None:
     """Lua's unpack fails at about 8,000 values."""
     pairs = [part for number in range(fields - 1) for part in (f"f{number}", f"v{number}")]
     scene.add(*pairs, "id", "1")
@@ -89,7 +91,7 @@ async def test_an_entry_of_any_number_of_fields_is_stored_whole(scene: Scene, se
     assert held == {b"id": b"1", **{b"f%d" % number: b"v%d" % number for number in range(fields - 1)}}
 
 
-async def test_of_a_field_held_twice_the_last_value_wins_also_in_the_id(scene: Scene, settle: Settle) -> None:
+async def test_of_a_field_held_twice_the_last_value_wins_also_in_the_id(scene: Scene, settle: Settler) -> None:
     many = [part for number in range(5000) for part in ("text", str(number))]
     scene.add("id", "first", "text", "old", "id", "last", "text", "new")
     scene.add("id", "many", *many)
@@ -122,14 +124,14 @@ async def test_several_id_fields_make_one_key_each_with_nothing_colliding(
     assert len(scene.hashes()) == len(expected)
 
 
-async def test_an_id_field_of_odd_bytes_names_the_key_as_it_is(scene: Scene, settle: Settle) -> None:
+async def test_an_id_field_of_odd_bytes_names_the_key_as_it_is(scene: Scene, settle: Settler) -> None:
     scene.add("id", b"\x00\xff: %\r\n*")
     scene.abandon()
     await settle_all(settle, candidates(scene))
     assert scene.hash(b"\x00\xff: %\r\n*") == {b"id": b"\x00\xff: %\r\n*"}
 
 
-async def test_overwriting_leaves_the_fields_that_the_entry_does_not_have(scene: Scene, settle: Settle) -> None:
+async def test_overwriting_leaves_the_fields_that_the_entry_does_not_have(scene: Scene, settle: Settler) -> None:
     """The original's behaviour: HSET merges. ON_CONFLICT=newer is the one that does not."""
     scene.raw.execute_command("HSET", scene.prefix + "1", "text", "old", "mine", "kept")
     scene.add("id", "1", "text", "new")
@@ -142,7 +144,7 @@ async def test_overwriting_leaves_the_fields_that_the_entry_does_not_have(scene:
 
 
 async def test_entries_at_fault_stay_pending_with_their_reason_and_cost_no_other_entry(
-    scene: Scene, settle: Settle
+    scene: Scene, settle: Settler
 ) -> None:
     for kind in ("list", "stream", "string"):
         command = {"list": ("RPUSH", "x"), "stream": ("XADD", "*", "f", "v"), "string": ("SET", "x")}[kind]
@@ -165,7 +167,7 @@ async def test_entries_at_fault_stay_pending_with_their_reason_and_cost_no_other
     assert {(row[1], row[3]) for row in rows.values()} == {(b"janitor", 1)}, "claimed, the delivery count as it was"
 
 
-async def test_an_entry_at_fault_is_left_alone_for_another_min_idle(scene: Scene, settle: Settle) -> None:
+async def test_an_entry_at_fault_is_left_alone_for_another_min_idle(scene: Scene, settle: Settler) -> None:
     scene.add("text", "no id")
     scene.abandon()
     await settle_all(settle, candidates(scene))
@@ -184,7 +186,7 @@ async def test_one_pipeline_for_both_loses_what_cannot_be_stored(scene: Scene) -
     assert await _lost_among_wrong_types(scene, naively) == 20
 
 
-async def test_settling_loses_nothing_of_what_cannot_be_stored(scene: Scene, settle: Settle) -> None:
+async def test_settling_loses_nothing_of_what_cannot_be_stored(scene: Scene, settle: Settler) -> None:
     async def ours(ids: list[bytes]) -> None:
         await settle_all(settle, candidates(scene, ids))
 
@@ -206,7 +208,7 @@ async def _lost_among_wrong_types(scene: Scene, do: Callable[[list[bytes]], Any]
 # --- gone, lost ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_entry_deleted_while_pending_is_counted_named_and_off_the_list(scene: Scene, settle: Settle) -> None:
+async def test_an_entry_deleted_while_pending_is_counted_named_and_off_the_list(scene: Scene, settle: Settler) -> None:
     scene.add_tweets(10)
     ids = scene.abandon()
     gone = [ids[0], ids[4], ids[5], ids[9]]
@@ -216,7 +218,7 @@ async def test_an_entry_deleted_while_pending_is_counted_named_and_off_the_list(
     assert scene.pending() == 0
 
 
-async def test_an_entry_that_a_trim_took_is_deleted_too(scene: Scene, settle: Settle) -> None:
+async def test_an_entry_that_a_trim_took_is_deleted_too(scene: Scene, settle: Settler) -> None:
     scene.add_tweets(10)
     ids = scene.abandon()
     scene.raw.execute_command("XTRIM", scene.stream, "MAXLEN", 0)
@@ -224,7 +226,7 @@ async def test_an_entry_that_a_trim_took_is_deleted_too(scene: Scene, settle: Se
 
 
 async def test_a_consumer_that_acknowledges_and_then_deletes_does_not_look_like_a_loss(
-    scene: Scene, settle: Settle
+    scene: Scene, settle: Settler
 ) -> None:
     scene.add_tweets(4)
     ids = scene.abandon()
@@ -236,7 +238,7 @@ async def test_a_consumer_that_acknowledges_and_then_deletes_does_not_look_like_
     assert (batch.deleted, batch.lost, batch.counts[Outcome.PROCESSED]) == ([], 2, 2)
 
 
-async def test_an_entry_that_another_consumer_claimed_meanwhile_is_left_to_it(scene: Scene, settle: Settle) -> None:
+async def test_an_entry_that_another_consumer_claimed_meanwhile_is_left_to_it(scene: Scene, settle: Settler) -> None:
     scene.add_tweets(6)
     ids = scene.abandon()
     entries = candidates(scene)
@@ -247,7 +249,7 @@ async def test_an_entry_that_another_consumer_claimed_meanwhile_is_left_to_it(sc
     assert len(scene.hashes()) == 3
 
 
-async def test_an_entry_that_was_acknowledged_meanwhile_is_lost_and_not_written(scene: Scene, settle: Settle) -> None:
+async def test_an_entry_that_was_acknowledged_meanwhile_is_lost_and_not_written(scene: Scene, settle: Settler) -> None:
     scene.add_tweets(3)
     ids = scene.abandon()
     entries = candidates(scene)
@@ -256,7 +258,7 @@ async def test_an_entry_that_was_acknowledged_meanwhile_is_lost_and_not_written(
     assert (batch.lost, batch.counts[Outcome.PROCESSED], scene.hash("1")) == (1, 2, {})
 
 
-async def test_settling_the_same_entries_again_changes_nothing(scene: Scene, settle: Settle) -> None:
+async def test_settling_the_same_entries_again_changes_nothing(scene: Scene, settle: Settler) -> None:
     scene.add_tweets(20)
     scene.abandon()
     entries = candidates(scene)
@@ -373,7 +375,7 @@ async def test_gather_takes_fewer_entries_at_a_time_when_they_are_heavy(scene: S
 # --- the scripts as the server has them -----------------------------------------------------------------------------------
 
 
-async def test_a_script_that_the_server_does_not_have_is_loaded(scene: Scene, settle: Settle, mode: str) -> None:
+async def test_a_script_that_the_server_does_not_have_is_loaded(scene: Scene, settle: Settler, mode: str) -> None:
     scene.raw.execute_command("SCRIPT", "FLUSH")
     scene.add_tweets(3)
     scene.abandon()

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from demo.redis import RedisServer
-from monitor.report import Outcome
-from monitor.settle import Batch
+from monitor.batch import Batch
+from monitor.outcomes import Outcome
 from shared.redis_client import Command, Reply, ServerLink
 from shared.settings import StreamSettings
 from tests import naive

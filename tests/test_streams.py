@@ -41,7 +41,7 @@ def test_flat_variables_are_the_defaults_of_every_item() -> None:
     tweets, email = settings_of(
         {"name": "tweets"},
         {
-            "name": "email",
+            "name": "email_events",
             "group": "mail",
             "prefix": "email:",
             "id_fields": ["id", "event"],
@@ -68,9 +68,10 @@ def test_flat_variables_are_the_defaults_of_every_item() -> None:
 def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     values = {
         "name": "s", "group": "g", "consumer": "c", "min_idle_sec": 7, "prefix": "p:", "id_fields": "a,b", "index": "i",
+        "action": "store",
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
-        "recovered_channel": "news",
+        "recovered_channel": "news", "index_create": "never",
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -79,7 +80,7 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.index_schema, stream.settle_mode, stream.on_conflict) == (("a", "TEXT"), "gather", "newer")
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
-    assert (stream.rate_limit, stream.recovered_channel) == (50, "news")
+    assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

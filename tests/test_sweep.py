@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from demo.redis import RedisServer
-from monitor.batches import Carried
+from monitor.batch import Batch, Settler
+from monitor.context import ResumeState, SweepContext
 from monitor.janitor import raise_for
 from monitor.pending import PendingEntry
-from monitor.settle import Batch, Settle
 from monitor.sweep import Sweep
 from shared.errors import TickFailed
 from shared.redis_client import Command, RedisLink, Reply
@@ -124,7 +124,7 @@ class OneBatchASweep:
     name = "script"
     concurrency = 1
 
-    def __init__(self, settle: Settle, size: int) -> None:
+    def __init__(self, settle: Settler, size: int) -> None:
         self._settle, self.batch_size = settle, size
         self.sweep: Sweep | None = None
         self.taken_up: list[bytes] = []
@@ -136,9 +136,9 @@ class OneBatchASweep:
         self.sweep.stop()
         return batch
 
-    async def run(self, link: RedisLink, settings: Settings, carried: Carried) -> Carried:
+    async def run(self, link: RedisLink, settings: Settings, carried: ResumeState) -> ResumeState:
         carried.settle = self
-        self.sweep = Sweep(link, settings.streams[0], settings.page_size, 1, 10.0, carried)
+        self.sweep = Sweep(SweepContext(link, settings.streams[0], settings.page_size, 1, 10.0), carried)
         report = await self.sweep.run()
         assert report.candidates == sum_of_outcomes(report)
         return carried
@@ -150,7 +150,7 @@ async def test_the_next_sweep_goes_on_where_the_budget_of_the_last_one_ended(
     scene.add_tweets(60)
     ids = scene.abandon()
     settings = scene.settings(PAGE_SIZE="25")
-    batches, carried = OneBatchASweep(settler(mode, link, settings.streams[0]), 10), Carried()
+    batches, carried = OneBatchASweep(settler(mode, link, settings.streams[0]), 10), ResumeState()
     for number in range(1, 7):
         await batches.run(link, settings, carried)
         assert batches.taken_up == ids[: 10 * number]
@@ -167,11 +167,11 @@ async def _sweeps_until_the_tail_is_stored(
     scene.add_tweets(10)
     scene.abandon()
     settings = scene.settings(MIN_IDLE_TIME_SEC="0", DEAD_LETTER_STREAM="off", PAGE_SIZE="10")
-    batches, carried = OneBatchASweep(settler(mode, link, settings.streams[0]), 10), Carried()
+    batches, carried = OneBatchASweep(settler(mode, link, settings.streams[0]), 10), ResumeState()
     for number in range(most):
         if len(scene.hashes()) == 10:
             return number
-        carried = await batches.run(link, settings, carried if remember else Carried())
+        carried = await batches.run(link, settings, carried if remember else ResumeState())
     return most
 
 
@@ -189,10 +189,10 @@ async def test_after_the_tail_the_sweep_looks_at_the_head_too(scene: Scene, swee
     scene.add_tweets(30)
     ids = scene.abandon()
     janitor = sweep.janitor(scene.settings(SETTLE_MODE=mode, PAGE_SIZE="7"))
-    janitor._carried[janitor.settings.streams[0]].cursor = ids[17]
+    janitor._resume[janitor.settings.streams[0]].cursor = ids[17]
     (report,) = await janitor.tick()
     assert (report.processed, report.complete, scene.pending()) == (30, True, 0)
-    assert janitor._carried[janitor.settings.streams[0]].cursor is None
+    assert janitor._resume[janitor.settings.streams[0]].cursor is None
 
 
 @pytest.mark.parametrize("cursor", [b"0-0", b"1-0", b"18446744073709551615-18446744073709551615"])
@@ -202,7 +202,7 @@ async def test_a_cursor_beyond_either_end_of_the_list_hides_nothing(
     scene.add_tweets(5)
     scene.abandon()
     janitor = sweep.janitor(scene.settings())
-    janitor._carried[janitor.settings.streams[0]].cursor = cursor
+    janitor._resume[janitor.settings.streams[0]].cursor = cursor
     (report,) = await janitor.tick()
     assert (report.processed, report.error) == (5, None)
 
@@ -212,7 +212,7 @@ async def test_a_sweep_whose_time_is_up_says_that_it_is_not_complete(scene: Scen
     scene.abandon()
     settings = scene.settings()
     batches = OneBatchASweep(settler(mode, link, settings.streams[0]), 5)
-    await batches.run(link, settings, Carried())
+    await batches.run(link, settings, ResumeState())
     assert batches.sweep is not None
     report = batches.sweep._report()
     assert (report.processed, report.complete, report.error) == (5, False, None)

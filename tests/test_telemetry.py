@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import function_app
-from monitor.report import Outcome
+from monitor.outcomes import Outcome
 from monitor.trace_fields import split_from_trace
 from shared import telemetry
 from shared.telemetry import MOST_LINKS, STALE_AFTER_INTERVALS, Standing, SweepFacts

@@ -10,6 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from rich.text import Text
 
+from monitor.actions.store import settle_mode
 from monitor.cli.call import Call, command
 from monitor.cli.escape import harmless
 from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
@@ -20,7 +21,6 @@ from monitor.cli.rights import Missing, Right, may_publish, missing, needed
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
-from monitor.settle import script_is_allowed
 from monitor.shard_indexes import shard_indexes
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
@@ -28,6 +28,7 @@ from shared.hash_tags import has_hash_tag
 from shared.redis_client import RedisLink, Reply
 from shared.retry import code_of, explained
 from shared.settings import RedisSettings, StreamSettings
+from shared.suspicious_settings import suspicious_settings
 
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
@@ -42,6 +43,10 @@ class Findings:
     def ok(self, name: str, text: str, **more: Any) -> None:
         self._tell(name, True, text, **more)
 
+    def warning(self, name: str, text: str) -> None:
+        """Nothing is wrong for certain, and the exit code stays."""
+        self._tell(name, True, text, warning=True)
+
     def problem(self, name: str, text: str, code: int = FAILED, **more: Any) -> None:
         """``text`` says what is wrong and what to do."""
         self.code = max(self.code, code)
@@ -51,7 +56,10 @@ class Findings:
         if self._out.as_json:
             self._out.record("doctor", check=name, ok=is_ok, detail=text, **more)
         else:
-            line = Text("ok       " if is_ok else "problem  ", style="green" if is_ok else "bold red")
+            word, style = ("ok", "green") if is_ok else ("problem", "bold red")
+            if more.get("warning"):
+                word, style = "warning", "yellow"
+            line = Text(f"{word:<9}", style=style)
             self._out.line(line.append(harmless(f"{name:<13}{text}"), style="not bold default"))
         self._out.flush()
 
@@ -61,6 +69,8 @@ async def doctor(call: Call) -> int:
     """Check settings, connection, TLS, rights, group, index and script mode: each ok, or what to do."""
     findings = Findings(call)
     try:
+        for warning in suspicious_settings(call.environment):
+            findings.warning("settings", warning)
         settings = call.settings
     except SettingsError as error:
         for problem in error.problems:
@@ -206,22 +216,18 @@ async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) ->
 
 async def _script_mode(findings: Findings, link: RedisLink, stream: StreamSettings) -> str:
     """How a sweep will settle: script or gather."""
-    if stream.settle_mode == "gather" or stream.ack_replicas:
-        asks = "SETTLE_MODE" if stream.settle_mode == "gather" else "ACK_REPLICAS"
-        findings.ok("script mode", f"gather, as {asks} asks for", stream=stream.stream)
-        return "gather"
-    reason = await script_is_allowed(link, stream)
-    if reason is None:
-        findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
-        return "script"
-    if stream.settle_mode == "script":
+    mode = await settle_mode(link, stream)
+    if mode.is_refused:
         findings.problem(
-            "script mode", f"a script may not settle here ({reason}): give the rights, or set SETTLE_MODE=auto",
+            "script mode", f"a script may not settle here ({mode.reason}): give the rights, or set SETTLE_MODE=auto",
             stream=stream.stream,
         )  # fmt: skip
-        return "script"
-    findings.ok("script mode", f"gather, as a script may not settle here ({reason})", stream=stream.stream)
-    return "gather"
+    elif mode.name == "script":
+        findings.ok("script mode", "script: entries are settled inside Redis", stream=stream.stream)
+    else:
+        why = f"{mode.asked_by} asks for" if mode.asked_by else f"a script may not settle here ({mode.reason})"
+        findings.ok("script mode", f"gather, as {why}", stream=stream.stream)
+    return mode.name
 
 
 async def _rights(findings: Findings, link: RedisLink, redis: RedisSettings, rights: Sequence[Right]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from monitor import standing
+from monitor import group_stats
 from monitor.consumers import Consumer, consumers_of
 from monitor.decide import is_abandoned, last_id_worth_reading
 from monitor.index import IndexInfo, SearchIndex
@@ -119,13 +119,13 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         ("XINFO", "CONSUMERS", settings.stream, settings.group),
         ("XRANGE", settings.dead_letter_stream or settings.stream, "-", "+", "COUNT", 1),
         *about_index,
-        *standing.question(settings),
+        *group_stats.question(settings),
     ]
     pending, time, consumers, oldest_letter, *replies = await link.pipelined(commands)
     raise_first((pending, time))
     summary, now_ms = summary_of(pending), milliseconds(time)
     index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
-    lag, dead_letters = standing.answer(settings, standing_replies)
+    lag, dead_letters = group_stats.answer(settings, standing_replies)
     return Overview(
         now_ms=now_ms,
         summary=summary,

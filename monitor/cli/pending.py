@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from monitor.cli.call import Call, command
+from monitor.cli.dry_run import read_fields
 from monitor.cli.escape import encoded, encoded_pairs, pairs_shown, shortened
-from monitor.cli.forecast import read_fields
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.output import columns

@@ -13,14 +13,15 @@ import click
 from redis.exceptions import RedisError
 
 from monitor.cli.call import Call, Stop, command, stop_on_signals
+from monitor.cli.dry_run import forecasts
 from monitor.cli.escape import harmless, shortened
 from monitor.cli.exits import INTERRUPTED, UsageProblem
-from monitor.cli.forecast import forecasts
 from monitor.cli.selection import Wanted, chosen, dead_letters, dead_stream_of, selecting
 from monitor.cli.words import per_second
 from monitor.dead_letter import DeadLetter
+from monitor.outcomes import BY_WIRE, WITH_HASH
 from monitor.redrive import ARRIVED, Redrive, Redriven, Selection
-from monitor.report import MOST_IDS_NAMED, Outcome
+from monitor.report import MOST_IDS_NAMED
 from shared.errors import RedisRefused
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
@@ -31,7 +32,7 @@ AT_LEAST_ONCE = (
     "each letter leaves {dead} only after it arrived; if this is cut off, run it again: what had arrived and not left "
     "arrives a second time (at least once)"
 )
-_FORECAST = {Outcome.PROCESSED: "stored", Outcome.KEPT: "kept", Outcome.SUPERSEDED: "superseded"}
+_FORESEEN = {outcome: word.decode() for word, outcome in BY_WIRE.items() if outcome in WITH_HASH}
 
 
 @dataclass(slots=True)
@@ -139,7 +140,7 @@ def _rehearsed(link: RedisLink, settings: StreamSettings, to: str) -> Callable[[
             link, settings, [letter.entry_id for letter in letters], [letter.fields for letter in letters]
         )
         return [
-            Redriven(letter, _FORECAST.get(one.outcome, "stays") if one.outcome else "stays", one.reason)
+            Redriven(letter, _FORESEEN.get(one.outcome, "stays") if one.outcome else "stays", one.reason)
             for letter, one in zip(letters, expected, strict=True)
         ]
 

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from monitor.rate import rate_key
 from monitor.scripts import Script, probe_script
+from shared.own_keys import attempts_key
 from shared.redis_client import Command, RedisLink, Reply
 from shared.retry import code_of
 from shared.settings import StreamSettings
@@ -96,7 +97,7 @@ def _for_dead_letters(settings: StreamSettings) -> list[Right]:
     dead = settings.dead_letter_stream
     if dead is None:
         return []
-    attempts, purpose = f"{dead}:attempts", "dead letters"
+    attempts, purpose = attempts_key(dead), "dead letters"
     return [
         Right("xadd", dead, ("XADD", dead, NO_ID, "f", "v"), purpose),
         Right("hincrby", attempts, ("HINCRBY", attempts, "f", NO_NUMBER), purpose),

@@ -9,15 +9,17 @@ import click
 from rich.text import Text
 
 from monitor.cli.call import Call, command
+from monitor.cli.dry_run import Forecast, forecasts, left_alone, read_fields
 from monitor.cli.escape import encoded, encoded_pairs, shortened, shown
 from monitor.cli.exits import FAILED, FINE, UsageProblem
-from monitor.cli.forecast import Forecast, forecasts, left_alone, read_fields
 from monitor.cli.look import last_delivered_id, summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.pending import record_of
 from monitor.cli.words import moment, span
 from monitor.decide import last_id_worth_reading
+from monitor.outcomes import OUTCOMES
 from monitor.pending import PendingEntry, Summary, milliseconds_of, order_of
+from shared.own_keys import attempts_key
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -58,7 +60,7 @@ async def _show_one(call: Call, link: RedisLink, settings: StreamSettings, entry
         expected = await _forecast(link, settings, summary, row, fields, now_ms)
         attempts: int | None = await _attempts(link, settings, entry_id)
         state = _state(row, now_ms)
-        next_sweep = _told(expected, attempts, settings)
+        next_sweep = _foreseen(expected, attempts, settings)
         record = record_of(settings, row, fields, now_ms)
         outcome = expected.outcome and expected.outcome.value
         key = expected.hash_key
@@ -93,7 +95,7 @@ async def _attempts(link: RedisLink, settings: StreamSettings, entry_id: bytes) 
     """How many sweeps ended in an unknown error of this entry."""
     if settings.dead_letter_stream is None:
         return 0
-    (reply,) = await link.pipelined([("HGET", f"{settings.dead_letter_stream}:attempts", entry_id)])
+    (reply,) = await link.pipelined([("HGET", attempts_key(settings.dead_letter_stream), entry_id)])
     return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
 
 
@@ -107,19 +109,14 @@ def _state(row: PendingEntry, now_ms: int) -> str:
     )
 
 
-def _told(expected: Forecast, attempts: int | None, settings: StreamSettings) -> str:
+def _foreseen(expected: Forecast, attempts: int | None, settings: StreamSettings) -> str:
     """The forecast in words."""
-    key = shortened(expected.hash_key or b"", 200)
-    reason = expected.reason
-    words = {
-        None: f"leaves it alone; {reason}",
-        "processed": f"stores it as the hash {key} and acknowledges it",
-        "kept": f"acknowledges it and leaves the hash {key} as it is: {reason}",
-        "superseded": f"acknowledges it and leaves the hash {key} as it is: {reason}",
-        "dead_lettered": f"moves it to {settings.dead_letter_stream}: {reason}",
-        "failed": f"leaves it pending: {reason}",
-        "deleted": f"counts it as deleted and acknowledges it: {reason}; what it held is lost",
-    }[expected.outcome and expected.outcome.value]
+    words = f"leaves it alone; {expected.reason}"
+    if expected.outcome is not None:
+        key = shortened(expected.hash_key or b"", 200)
+        words = OUTCOMES[expected.outcome].foreseen.format(
+            key=key, dead_letters=settings.dead_letter_stream, target=settings.stream, reason=expected.reason
+        )
     if not attempts:
         return words
     limit = "over the limit" if attempts >= settings.max_attempts else "of"

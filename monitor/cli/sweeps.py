@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.progress import Progress
 
 from monitor.cli.call import Call, command, stop_on_signals, worst
+from monitor.cli.dry_run import Forecast, dry_run
 from monitor.cli.exits import FINE, INTERRUPTED, UsageProblem
-from monitor.cli.forecast import Forecast, rehearsal
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.heartbeat import beat
-from monitor.index import IndexInfo, SearchIndex
+from monitor.index import SearchIndex
 from monitor.janitor import Janitor
-from monitor.pending import Summary, milliseconds_of
-from monitor.report import NOT_ASKED, Outcome, SweepReport, Tally
+from monitor.outcomes import WITH_HASH
+from monitor.report import NOT_ASKED, SweepReport, Tally, report_of
 from shared.retry import Deadline
 from shared.schedule import fires
 from shared.settings import DEFAULT_SCHEDULE, Settings, StreamSettings
+from shared.suspicious_settings import warn_of_suspicious_settings
 from shared.telemetry import Telemetry, of_process
 
 INTERVALS_ALIVE = 3
@@ -44,8 +44,9 @@ LONGEST_NAP_S = 30.0
 )
 async def sweep(call: Call, dry_run: bool, budget: float | None) -> int:
     """Sweep each group once and print the report."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings if budget is None else dataclasses.replace(call.settings, budget_s=budget)
-    return await (_rehearse(call, settings) if dry_run else _sweep(call, settings))
+    return await (_dry_run(call, settings) if dry_run else _sweep(call, settings))
 
 
 async def _sweep(call: Call, settings: Settings) -> int:
@@ -100,7 +101,7 @@ def _tell_errors(call: Call, janitor: Janitor) -> list[int]:
     return [call.tell(one.error) for one in janitor.sweeps if one.error is not None]
 
 
-async def _rehearse(call: Call, settings: Settings) -> int:
+async def _dry_run(call: Call, settings: Settings) -> int:
     async with call.link() as link:
         with call.out.bar() as bar:
 
@@ -109,7 +110,7 @@ async def _rehearse(call: Call, settings: Settings) -> int:
                 summary, now_ms = await summary_and_time(link, stream)
                 tally, complete = Tally(), True
                 task = bar.add_task("dry run", total=summary.total)
-                async for rows, expected in rehearsal(link, stream, summary, now_ms, settings.page_size):
+                async for rows, expected in dry_run(link, stream, summary, now_ms, settings.page_size):
                     bar.update(task, advance=rows)
                     for entry_id, forecast in expected:
                         _count(tally, forecast, entry_id)
@@ -117,39 +118,20 @@ async def _rehearse(call: Call, settings: Settings) -> int:
                         complete = False
                         break
                 index = await SearchIndex(link, stream).ask()
-                report = _expected_report(stream, summary, now_ms, tally, index)
-                report = dataclasses.replace(report, complete=complete, duration_s=-began.left_s())
+                report = report_of(
+                    stream, summary, now_ms, tally, index=index.status, settle_mode="none",
+                    complete=complete, duration_s=-began.left_s(),
+                )  # fmt: skip
                 _print(call, (report,), dry_run=True)
 
             return await call.each_stream(one)
 
 
 def _count(tally: Tally, expected: Forecast, entry_id: bytes) -> None:
-    if expected.outcome in (Outcome.PROCESSED, Outcome.KEPT, Outcome.SUPERSEDED):
+    if expected.outcome in WITH_HASH:
         tally.add(expected.outcome)
     elif expected.outcome is not None:
         tally.name(expected.outcome, expected.reason, entry_id)
-
-
-def _expected_report(
-    stream: StreamSettings, summary: Summary, now_ms: int, tally: Tally, index: IndexInfo
-) -> SweepReport:
-    oldest_ms = None if summary.smallest_id is None else now_ms - milliseconds_of(summary.smallest_id)
-    counts: dict[str, Any] = {outcome.value: tally.counts[outcome] for outcome in Outcome}
-    return SweepReport(
-        stream=stream.stream,
-        group=stream.group,
-        pending=summary.total,
-        candidates=tally.candidates,
-        **counts,
-        unsearchable=0,
-        duration_s=0.0,
-        complete=True,
-        oldest_pending_age_s=None if oldest_ms is None else oldest_ms / 1000,
-        settle_mode="none",
-        index=index.status,
-        reasons=tally.reasons(),
-    )
 
 
 @command(commands, "run")
@@ -161,6 +143,7 @@ def _expected_report(
 )
 async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
     """Sweep on MONITOR_SCHEDULE until SIGTERM, which finishes the batch in hand and exits with 0."""
+    warn_of_suspicious_settings(call.environment)
     settings = call.settings
     schedule = call.environment.get("MONITOR_SCHEDULE", "").strip() or DEFAULT_SCHEDULE
     alive = Heartbeat(Path(heartbeat), schedule, settings.interval_s) if heartbeat else None

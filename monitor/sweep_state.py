@@ -1,4 +1,4 @@
-"""How far a sweep goes: its deadlines, what ended it early, and where the next one takes up the walk."""
+"""How far a sweep goes: its deadlines, what ended it early, and where the next one goes on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from shared.retry import Deadline, persist
 Result = TypeVar("Result")
 
 LAST_SHARE_S: Final = 1.0
-"""No new batch is begun in the budget's last second (or fifth), so that what is under way can end."""
+"""No batch starts in the budget's final second (or fifth): in-flight work is cancelled at the deadline."""
 
 
-class Course:
-    """One sweep's course. ``error`` is the first thing that went wrong with it."""
+class SweepState:
+    """Whether the sweep goes on. ``error`` is the first thing that went wrong with it."""
 
     def __init__(self, link: RedisLink, budget_s: float) -> None:
         self._link = link
@@ -29,8 +29,8 @@ class Course:
         self.error: JanitorError | None = None
         self._has_failed = False
         self.left_at: bytes | None = None
-        """The smallest id that was not taken up; None: there is none."""
-        self.leads_astray = False
+        """The smallest id that was not settled; None: there is none."""
+        self.needs_reconnect = False
         """The connections lead to a server that was demoted: the next sweep needs new ones."""
 
     @property
@@ -47,7 +47,7 @@ class Course:
         return await persist(attempt, self._soft_end, self._link.reconnect)
 
     def fail(self, error: JanitorError) -> None:
-        """End the sweep: nothing more is taken up."""
+        """End the sweep: nothing more is begun."""
         self.note(error)
         self._has_failed = True
         self._ended.set()
@@ -58,17 +58,17 @@ class Course:
             self.error = error
 
     def stop(self) -> None:
-        """Take up nothing more, without an error."""
+        """Begin nothing more, without an error."""
         self._soft_end = Deadline.after(0)
         self._ended.set()
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so long, or until nothing more is to be taken up."""
+        """Wait for so long, or until nothing more is to be begun."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended.wait(), max(min(seconds, self._soft_end.left_s()), 0))
 
     def stops_at(self, entry_id: bytes) -> bool:
-        """Whether nothing more is to be taken up; if so, notes that the sweep got as far as ``entry_id``."""
+        """Whether nothing more is to be begun; if so, notes that the sweep got as far as ``entry_id``."""
         if not self._has_failed and not self._soft_end.is_over():
             return False
         if self.left_at is None or entry_id != FIRST:

@@ -10,11 +10,12 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from monitor.dead_letter import explained
-from monitor.decide import FAULTS_EXPLAINED, WRONG_TYPE, abandoned, hash_id, is_abandoned, last_id_worth_reading
-from monitor.pending import FIRST, LAST, PendingEntry, Summary, following, milliseconds_of, order_of, read_page
+from monitor.decide import abandoned, is_abandoned, last_id_worth_reading
+from monitor.entry_key import EntryKey
+from monitor.outcomes import WRONG_TYPE, Outcome, fault_explained
+from monitor.pending import LAST, PendingEntry, Summary, milliseconds_of, order_of
 from monitor.redrive import page_size_after
-from monitor.report import Outcome
+from monitor.walk import Walk, ranges_from
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
@@ -35,7 +36,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class KeyState:
     """What there is at the entry's hash key; None where the user may not look."""
 
     key_type: bytes | None = None
@@ -57,18 +58,15 @@ def left_alone(row: PendingEntry, now_ms: int, end: bytes, settings: StreamSetti
     return None
 
 
-def forecast(
-    fields: Sequence[bytes] | None, at_key: Circumstances, entry_id: bytes, settings: StreamSettings
-) -> Forecast:
+def forecast(fields: Sequence[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
     """The forecast for a row that a sweep would take up; ``fields`` is None if the stream does not have the entry."""
     if fields is None:
         return Forecast(Outcome.DELETED, "gone from the stream while pending")
-    key_id, fault = hash_id(fields, [name.encode() for name in settings.id_fields])
-    if key_id is None:
-        return _at_fault(str(fault), settings)
-    key = settings.hash_prefix.encode() + key_id
+    key, fault = EntryKey(settings).of(fields)
+    if key is None:
+        return _invalid(str(fault), settings)
     if at_key.key_type not in (None, b"none", b"hash"):
-        return _at_fault(WRONG_TYPE, settings)
+        return _invalid(WRONG_TYPE, settings)
     if settings.on_conflict == "keep" and at_key.key_type == b"hash":
         return Forecast(Outcome.KEPT, "there is a hash already", key)
     if at_key.stored_id is not None and _is_newer(at_key.stored_id, entry_id):
@@ -80,10 +78,10 @@ def _is_newer(stored_id: bytes, entry_id: bytes) -> bool:
     return bool(_ID.fullmatch(stored_id)) and order_of(stored_id) > order_of(entry_id)
 
 
-def _at_fault(fault: str, settings: StreamSettings) -> Forecast:
+def _invalid(fault: str, settings: StreamSettings) -> Forecast:
     if settings.dead_letter_stream is None:
-        return Forecast(Outcome.FAILED, explained(fault))
-    return Forecast(Outcome.DEAD_LETTERED, FAULTS_EXPLAINED[fault])
+        return Forecast(Outcome.FAILED, fault_explained(fault))
+    return Forecast(Outcome.DEAD_LETTERED, fault_explained(fault))
 
 
 async def read_fields(link: RedisLink, stream: str, ids: Sequence[bytes]) -> list[list[bytes] | None]:
@@ -97,33 +95,34 @@ async def forecasts(
     link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Sequence[list[bytes] | None]
 ) -> list[Forecast]:
     """The forecast for each of ``ids``, which hold ``fields``; all of them are abandoned."""
-    first = [forecast(held, Circumstances(), entry_id, settings) for entry_id, held in zip(ids, fields, strict=True)]
+    first = [forecast(held, KeyState(), entry_id, settings) for entry_id, held in zip(ids, fields, strict=True)]
     keys = [one.hash_key for one in first if one.hash_key is not None]
-    found = dict(zip(keys, await _circumstances(link, settings, keys), strict=True)) if keys else {}
+    found = dict(zip(keys, await _key_states(link, settings, keys), strict=True)) if keys else {}
     return [
         forecast(held, found[one.hash_key], entry_id, settings) if one.hash_key is not None else one
         for one, entry_id, held in zip(first, ids, fields, strict=True)
     ]
 
 
-async def _circumstances(link: RedisLink, settings: StreamSettings, keys: Sequence[bytes]) -> list[Circumstances]:
+async def _key_states(link: RedisLink, settings: StreamSettings, keys: Sequence[bytes]) -> list[KeyState]:
     asks_for_id = settings.on_conflict == "newer"
     commands: list[Command] = [("TYPE", key) for key in keys]
     if asks_for_id:
         commands += [("HGET", key, STORED_ID_FIELD) for key in keys]
     replies = [None if isinstance(reply, Exception) else reply for reply in await link.pipelined(commands)]
     stored_ids: Sequence[Reply] = replies[len(keys) :] if asks_for_id else [None] * len(keys)
-    return [Circumstances(kind, held) for kind, held in zip(replies[: len(keys)], stored_ids, strict=True)]
+    return [KeyState(kind, held) for kind, held in zip(replies[: len(keys)], stored_ids, strict=True)]
 
 
-async def rehearsal(
+async def dry_run(
     link: RedisLink, settings: StreamSettings, summary: Summary, now_ms: int, page_size: int
 ) -> AsyncIterator[tuple[int, list[tuple[bytes, Forecast]]]]:
     """Walk the pending entries list as a sweep does: how many rows were looked at, and the forecasts of the abandoned ones."""
     end = last_id_worth_reading(summary, now_ms, settings.min_idle_ms)
-    first, size = FIRST, SMALLEST_GROUP
-    while summary.total:
-        rows = await read_page(link, settings.stream, settings.group, first, end, page_size)
+    size = SMALLEST_GROUP
+    if not summary.total:
+        return
+    async for rows in Walk(link, settings, page_size).pages(ranges_from(None, end)):
         ids = [entry.entry_id for entry in abandoned(rows, settings.min_idle_ms)]
         yield len(rows) - len(ids), []  # too young
         while ids:
@@ -131,6 +130,3 @@ async def rehearsal(
             fields = await read_fields(link, settings.stream, group)
             yield len(group), list(zip(group, await forecasts(link, settings, group, fields), strict=True))
             size = page_size_after(size, sum(sum(map(len, held)) for held in fields if held))
-        if len(rows) < page_size:
-            return
-        first = following(rows[-1][0])  # type: ignore[arg-type]

@@ -6,11 +6,14 @@ What settle.lua does inside Redis, for those who hold the fields: gather and red
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from monitor.outcomes import OUTCOMES, Outcome
 from monitor.scripts import store_script, touch_script
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
+
+_WROTE_NOTHING: Final = (OUTCOMES[Outcome.KEPT].wire, OUTCOMES[Outcome.SUPERSEDED].wire)
 
 
 class Storing(NamedTuple):
@@ -51,7 +54,7 @@ class Store:
     async def _confirm_what_was_there(self, entries: Sequence[Storing], replies: list[Reply]) -> None:
         """Kept and superseded entries wrote nothing, so WAIT had nothing to confirm: a replica may lack the hash that was
         there, such as one whose confirmation was missed the last time."""
-        there = [at for at, reply in enumerate(replies) if reply in (b"kept", b"superseded")]
+        there = [at for at, reply in enumerate(replies) if reply in _WROTE_NOTHING]
         touches = [self._touch.command((entries[at].key,), ()) for at in there]
         touched = await self._touch.written(self._link, touches, self._replicas) if touches else []
         for at, reply in zip(there, touched, strict=True):

@@ -1,0 +1,89 @@
+"""The opening of a sweep, one round trip: what is pending, the server's time, the index, and what telemetry wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from monitor import group_stats
+from monitor.actions import Retry
+from monitor.context import SweepContext
+from monitor.index import OFF, IndexInfo, SearchIndex
+from monitor.pending import Summary, age_s, summary_of
+from monitor.report import NOT_ASKED
+from shared.errors import JanitorError, RedisRefused
+from shared.redis_client import Command, RedisLink, Reply
+from shared.retry import explained
+from shared.settings import StreamSettings
+from shared.telemetry import Standing
+
+NOTHING_PENDING: Final = Summary(0, None, None)
+INDEX_NOT_ASKED: Final = IndexInfo(NOT_ASKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a sweep knows when it begins."""
+
+    summary: Summary = NOTHING_PENDING
+    now_ms: int = 0
+    """The server's clock."""
+    index: IndexInfo = INDEX_NOT_ASKED
+    standing: Standing | None = None
+    """None where telemetry is off."""
+
+    @property
+    def oldest_pending_age_s(self) -> float | None:
+        return age_s(self.summary.smallest_id, self.now_ms)
+
+
+async def open_sweep(context: SweepContext, index: SearchIndex | None, retry: Retry) -> Opening:
+    """Ask the server; create the index where it is missing.
+
+    Raises:
+        JanitorError: there is no such group, the key is no stream, or a right is missing.
+        redis.exceptions.RedisError: the server could not be asked.
+    """
+    settings = context.settings
+    about_index = await retry(index.question) if index else []
+    about_group = group_stats.question(settings) if context.telemetry.is_on else []
+    commands: list[Command] = [
+        ("XPENDING", settings.stream, settings.group),
+        ("TIME",),
+        *about_index,
+        *about_group,
+    ]
+    pending, now, *others = await retry(lambda: _first_replies(context.link, settings, commands))
+    summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
+    info = index.answer(others[: len(about_index)]) if index else IndexInfo(OFF)
+    standing = None
+    if about_group:
+        lag, dead_letters = group_stats.answer(settings, others[len(about_index) :])
+        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters)
+    if index and info.is_missing:
+        info = await index.create(info.missing)
+    return Opening(summary, now_ms, info, standing)
+
+
+async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Sequence[Command]) -> list[Reply]:
+    """XPENDING and TIME have to work; what the others answer is only noted."""
+    replies = await link.pipelined(commands)
+    for command, reply in zip(commands[:2], replies, strict=False):
+        if isinstance(reply, Exception):
+            raise opening_error(reply, str(command[0]), settings) or reply
+    return replies
+
+
+def opening_error(error: Exception, command: str, settings: StreamSettings) -> JanitorError | None:
+    """What the refusal of a sweep's first commands means; None for an error that another layer explains."""
+    if str(error).startswith("NOGROUP"):
+        return RedisRefused(
+            f"there is no consumer group {settings.group!r} on the stream {settings.stream!r}; create it with: "
+            f"XGROUP CREATE {settings.stream} {settings.group} 0 MKSTREAM"
+        )
+    if str(error).startswith("WRONGTYPE"):
+        return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
+    if getattr(error, "status_code", None) == "NOPERM":
+        return explained(error, command)
+    return None
