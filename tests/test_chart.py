@@ -314,6 +314,28 @@ def test_control_a_misspelt_field_is_found(path: str) -> None:
         validate(manifest)
 
 
+def test_the_values_in_the_docs_give_a_janitor() -> None:
+    page = (ROOT / "docs" / "deploy" / "kubernetes.md").read_text()
+    (written,) = re.findall(r"\$ cat values.yaml\n(.*?)\n\$ kubectl", page, re.DOTALL)
+    manifests = rendered(yaml.safe_load(written))
+    assert {"ConfigMap", "Deployment"} <= set(manifests)
+    assert container_of(manifests)["envFrom"][1] == {"secretRef": {"name": "stream-janitor"}}
+
+
+def test_every_value_in_the_docs_is_one_of_the_charts() -> None:
+    page = (ROOT / "docs" / "deploy" / "kubernetes.md").read_text()
+    named = [
+        name for cell in re.findall(r"^\| (`.*?`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`([\w.]+)", cell)
+    ]
+    defaults = yaml.safe_load((render.CHART / "values.yaml").read_text())
+    assert len(named) > 8
+    for name in named:
+        at: Any = defaults
+        for part in name.split("."):
+            assert part in at, name
+            at = at[part]
+
+
 # --- what is rendered from it ---------------------------------------------------------------------------------------------------
 
 

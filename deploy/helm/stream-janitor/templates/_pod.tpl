@@ -45,8 +45,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $_ := set $data "REDIS_AUTH" "entra" }}
 {{- $_ := set $data "REDIS_ENTRA_CREDENTIAL" "default" }}
 {{- end }}
-{{- if $values.metrics.prometheus }}
 {{- $push := or (hasKey $data "OTEL_EXPORTER_OTLP_ENDPOINT") (hasKey $data "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") }}
+{{- if $values.metrics.prometheus }}
 {{- $_ := set $data "OTEL_METRICS_EXPORTER" ($push | ternary "otlp,prometheus" "prometheus") }}
 {{- $_ := set $data "OTEL_EXPORTER_PROMETHEUS_HOST" "0.0.0.0" }}
 {{- $_ := set $data "OTEL_EXPORTER_PROMETHEUS_PORT" ($values.metrics.port | toJson) }}
@@ -57,7 +57,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- /* One series for all pods, not one a minute. */}}
 {{- $attributes := get $data "OTEL_RESOURCE_ATTRIBUTES" | default "" }}
-{{- if and (hasKey $data "OTEL_EXPORTER_OTLP_ENDPOINT") (not (contains "service.instance.id=" $attributes)) }}
+{{- if and $push (not (contains "service.instance.id=" $attributes)) }}
 {{- $instance := printf "service.instance.id=%s.%s" .Release.Namespace (include "janitor.name" .) }}
 {{- $_ := set $data "OTEL_RESOURCE_ATTRIBUTES" (list $attributes $instance | compact | join ",") }}
 {{- end }}
