@@ -145,3 +145,8 @@ def reap_script() -> Script:
 def probe_script() -> Script:
     """probe.lua: may a script do what settle.lua does? Writes nothing; needs Redis 7.0."""
     return Script.of(_text("probe.lua"))
+
+
+def retention_script() -> Script:
+    """retention.lua: trim one slice of what every group has finished with; Redis 6.2."""
+    return Script.declared("retention.lua")

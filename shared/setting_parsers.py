@@ -62,6 +62,18 @@ def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
     return parse_unless_auto
 
 
+def off_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """None for ``off``."""
+
+    def parse_unless_off(text: str) -> int | None:
+        try:
+            return None if text.lower() == "off" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or off") from None
+
+    return parse_unless_off
+
+
 def seconds(text: str) -> float:
     """A number of seconds above 0, with decimals if wanted."""
     if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or float(text) <= 0:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shared.hash_tags import has_hash_tag
 
 if TYPE_CHECKING:
+    from shared.settings import StreamSettings
     from shared.settings_reader import Reading as Values
 
 NOT_SUPPORTED: Final = {
@@ -99,6 +100,22 @@ def dead_letters_lie_elsewhere(values: Values) -> Problems:
     name = values["DEAD_LETTER_STREAM"]
     if values.is_written("DEAD_LETTER_STREAM") and name is not None and name == values["STREAM_NAME"]:
         yield "DEAD_LETTER_STREAM", "must not be STREAM_NAME itself"
+
+
+def differing_retention(streams: Sequence[StreamSettings]) -> Iterator[str]:
+    """A stream, or a dead-letter stream, for which two items of STREAMS want different retention."""
+    of_stream: dict[str, object] = {}
+    of_dead_letters: dict[str, object] = {}
+    for one in streams:
+        wanted = (one.retain_ms, one.retain_ignore_groups)
+        if of_stream.setdefault(one.stream, wanted) != wanted:
+            yield f"stream {one.stream!r} is there with different retain_sec or retain_ignore_groups: it can have only one"
+        dead = one.dead_letter_stream
+        if (
+            dead is not None
+            and of_dead_letters.setdefault(dead, one.dead_letter_retain_ms) != one.dead_letter_retain_ms
+        ):
+            yield f"dead-letter stream {dead!r} is there with different dead_letter_retain_sec: it can have only one"
 
 
 Rule = Callable[["Values"], Problems]

@@ -62,6 +62,14 @@ RATE_LIMIT: Final = (
 RECOVERED: Final = "ACL SETUSER stream_janitor &tweets:recovered +publish"
 """RECOVERED_CHANNEL; without it the sweep goes on, and its log says that nobody was told."""
 
+RETENTION: Final = "ACL SETUSER stream_janitor +xinfo|groups +xlen +xtrim +evalsha +script|load"
+"""RETAIN_SEC. +xtrim also permits XTRIM MAXLEN 0, with which whoever has this login can empty the stream. +xlen: the length."""
+
+DEAD_LETTER_RETENTION: Final = (
+    "ACL SETUSER stream_janitor ~tweets_stream:dead +xinfo|groups +xlen +xtrim +evalsha +script|load"
+)
+"""DEAD_LETTER_RETAIN_SEC: reads the dead-letter stream too."""
+
 LINES: Final = (
     SCRIPT,
     GATHER,
@@ -77,6 +85,8 @@ LINES: Final = (
     TELEMETRY,
     RATE_LIMIT,
     RECOVERED,
+    RETENTION,
+    DEAD_LETTER_RETENTION,
 )
 
 

@@ -31,6 +31,8 @@ class Found:
     unsearchable: int = 0
     deleted: int = 0
     dead_lettered: int = 0
+    stream_length: int = 1000
+    held_s: float = 0.0
 
 
 Story = Callable[[float], Found | None]
@@ -82,6 +84,7 @@ class _Process:
             self.times["last_success_time_seconds"] = at_s
         if found.pending is not None:
             self.gauges = {"pending": found.pending, "oldest_pending_age_seconds": found.oldest_s}
+            self.gauges |= {"stream_length": found.stream_length, "retention_held_seconds": found.held_s}
             if found.dead_letters is not None:
                 self.gauges["dead_letters"] = found.dead_letters
             self.gauges_until_s = at_s + STALE_AFTER_S

@@ -59,6 +59,7 @@ GROWING, OLD, DEAD = (
     ("StreamJanitorDeadLetters",),
 )
 UNSEARCHABLE, LOST = ("StreamJanitorUnsearchable",), ("StreamJanitorEntriesLost",)
+HELD = ("StreamJanitorRetentionHeld",)
 NO_GAUGES = Found(succeeds=False, pending=None, dead_letters=None)
 
 CASES = (
@@ -101,6 +102,12 @@ CASES = (
         once(Found(pending=1, oldest_s=5000)),
         minutes(m31=(), m34=(), m36=(), m50=()),
     ),
+    Case(
+        "a group holds a stream that grows",
+        lambda at_s: Found(stream_length=1000 + int(at_s), held_s=max(0.0, 2 * at_s)),
+        minutes(m25=(), m60=HELD, m72=HELD),
+    ),
+    Case("a group holds a stream that does not grow", always(Found(held_s=10_000)), minutes(m30=(), m72=())),
 )
 
 

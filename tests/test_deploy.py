@@ -59,7 +59,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_alert_rules_name_only_metrics_and_labels_that_are_sent() -> None:
     rules = RULES.read_text()
     expressions = expressions_of(rules)
-    assert len(expressions) == len(alerts_in(rules)) == 7
+    assert len(expressions) == len(alerts_in(rules)) == 8
     for expression in expressions:
         assert metrics_in(expression)
         assert metrics_in(expression) <= DEFINED
@@ -76,7 +76,7 @@ def test_outcomes_that_rules_and_queries_name_are_outcomes() -> None:
 def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", RULES)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "7 rules found" in checked.stdout
+    assert "8 rules found" in checked.stdout
 
 
 @needs_promtool
@@ -161,7 +161,7 @@ def test_rows_come_before_what_belongs_to_them_and_one_is_about_each_side() -> N
     assert panels == dashboard()["panels"]
     assert next(panel["type"] for panel in panels) == "row"
     assert [panel["title"].split(":")[0] for panel in panels if panel["type"] == "row"] == [
-        "Now", "Consumer group", "Recovery", "Sweeps",
+        "Now", "Consumer group", "Recovery", "Sweeps", "Retention",
     ]  # fmt: skip
 
 

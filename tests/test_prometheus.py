@@ -48,9 +48,11 @@ class _Report:
     duration_s: float = 0.1
     complete: bool = True
     settle_mode: str = "none"
+    trimmed: int = 0
+    dead_letters_trimmed: int = 0
 
 
-FACTS = SweepFacts(_Report(), OUTCOMES, {}, Standing(7, 12.5, 3, 1), None)
+FACTS = SweepFacts(_Report(), OUTCOMES, {}, Standing(7, 12.5, 3, 1, 100, 0.0), None)
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "action": "store",
         "schema": "a TEXT", "settle_mode": "gather", "on_conflict": "newer", "dead_letter_stream": "dl", "max_attempts": 3,
         "reap_consumers_after_sec": 9, "reap_keep": ["x*", "y"], "ack_replicas": 2, "keep_trace_fields": True, "rate_limit": 50,
-        "recovered_channel": "news", "index_create": "never",
+        "recovered_channel": "news", "index_create": "never", "retain_sec": 60, "retain_ignore_groups": "tail-*",
+        "dead_letter_retain_sec": 90,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -81,6 +82,28 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.dead_letter_stream, stream.max_attempts, stream.reap_after_ms) == ("dl", 3, 9000)
     assert (stream.reap_keep, stream.ack_replicas, stream.keep_trace_fields) == (("x*", "y"), 2, True)
     assert (stream.rate_limit, stream.recovered_channel, stream.index_create) == (50, "news", "never")
+    retention = (stream.retain_ms, stream.retain_ignore_groups, stream.dead_letter_retain_ms)
+    assert retention == (60_000, ("tail-*",), 90_000)
+
+
+def test_two_items_of_one_stream_have_one_retention() -> None:
+    problems = problems_of(
+        json.dumps([{"name": "a", "retain_sec": 60}, {"name": "a", "group": "g2", "retain_sec": 61}])
+    )
+    assert problems == (
+        "STREAMS: stream 'a' is there with different retain_sec or retain_ignore_groups: it can have only one",
+    )
+    both = settings_of({"name": "a", "retain_sec": 60}, {"name": "a", "group": "g2", "retain_sec": 60}).streams
+    assert [one.own_groups for one in both] == [("group", "g2")] * 2
+
+
+def test_two_items_of_one_dead_letter_stream_have_one_retention_there() -> None:
+    items = [
+        {"name": name, "dead_letter_stream": "dead", "dead_letter_retain_sec": retain}
+        for name, retain in (("a", 1), ("b", "off"))
+    ]
+    (problem,) = problems_of(json.dumps(items))
+    assert problem.startswith("STREAMS: dead-letter stream 'dead' is there with different dead_letter_retain_sec")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
 from monitor.actions.store import settle_mode
@@ -18,10 +18,13 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, may_publish, missing, needed
+from monitor.cli.words import span
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
+from monitor.retention import Retention
 from monitor.shard_indexes import shard_indexes
+from monitor.stream_retention import dead_letter_policy, stream_policy
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.hash_tags import has_hash_tag
@@ -191,6 +194,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         names = () if index.status == OFF or _no_search(index) else search.names
         await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
         await _dead_letter_stream(findings, link, stream)
+        await _retention(findings, link, stream)
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
         if isinstance(link, ClusterLink) and names:
@@ -281,6 +285,27 @@ async def _shard_indexes(findings: Findings, link: ClusterLink, stream: StreamSe
             "index", f"{name} is out of reach since its slot moved to another shard, and goes on indexing: to drop it, move "
             f"slot {key_slot(name.encode())} back, FT.DROPINDEX {name}, and move the slot again", stream=stream.stream,
         )  # fmt: skip
+
+
+async def _retention(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """What is thrown away by age, and what keeps it from going."""
+    for name, policy, what in (
+        (stream.stream, stream_policy(stream), "entries that every group has finished with"),
+        (stream.dead_letter_stream, dead_letter_policy(stream), "dead letters are thrown away for good"),
+    ):
+        if name is None or policy is None:
+            continue
+        text = f"{name}: {what} are trimmed" if policy.needs_group else f"{name}: {what}"
+        text += f" once they are {span(policy.retain_ms / 1000)} old"
+        try:
+            retained = await Retention(link, name, policy, dry_run=True).look()
+        except RedisRefused as error:
+            findings.problem("retention", f"{name}: {error}", stream=stream.stream)
+        except ResponseError as error:  # a right is missing, which is a finding of its own
+            findings.ok("retention", f"{text} (what holds it is not known: {code_of(error)})", stream=stream.stream)
+        else:
+            hindrance = "" if retained.hindrance is None else f"; now {retained.hindrance.text}"
+            findings.ok("retention", text + hindrance, stream=stream.stream)
 
 
 def _rate_limit(findings: Findings, stream: StreamSettings) -> None:

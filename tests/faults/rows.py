@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from demo.redis import RedisServer
-from tests.faults import cuts, entries, kills, machine, refusals, rivals, shards, silences, versions
+from tests.faults import cuts, entries, kills, machine, refusals, retentions, rivals, shards, silences, versions
 from tests.faults.runner import Result, Row, Stage, play
 
 ROWS: list[Row] = [
@@ -18,6 +18,7 @@ ROWS: list[Row] = [
     *entries.ROWS,
     *machine.ROWS,
     *rivals.ROWS,
+    *retentions.ROWS,
     *versions.ROWS,
 ]
 
