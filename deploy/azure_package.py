@@ -87,4 +87,4 @@ if __name__ == "__main__":
         write(sys.argv[1:])
     except UnknownExtra as error:
         sys.exit(f"error: {error}")
-    print(f"{BUILD.relative_to(ROOT)}: {len(files())} files, extras: {' '.join(sys.argv[1:]) or 'none'}")
+    print(f"{BUILD.relative_to(ROOT)} is written; extras: {' '.join(sys.argv[1:]) or 'none'}")
