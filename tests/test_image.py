@@ -86,7 +86,8 @@ def test_its_files_belong_to_root_and_nothing_that_installs_is_left(built: str) 
 
 def test_it_holds_no_tests_settings_or_history_and_no_functions_runtime(built: str) -> None:
     said = shell(
-        "ls -A /janitor | grep -v stream_janitor; ls /packages/azure; find /janitor -name 'local.settings*' -o -name conftest.py | head"
+        "ls -A /janitor | grep -v stream_janitor; ls /packages/azure;"
+        "find /janitor -name 'local.settings*' -o -name conftest.py | head"
     )
     assert said.out.split() == ["monitor", "shared", "core", "identity"]
 
