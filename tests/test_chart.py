@@ -55,7 +55,7 @@ TABLE: dict[str, Values] = {
         "networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": 10000, "protocol": "TCP"}]}]},
         "metrics": {"prometheus": True},
     },
-    "network policy without scrapes": {"networkPolicy": {"enabled": True}},
+    "network policy without scrapes": {"networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": 6379}]}]}},
     "code": {"code": {"configMap": "handlers"}},
     "several streams": {
         "settings": {
@@ -291,6 +291,8 @@ def test_thresholds_and_the_runbooks_place_are_the_releases() -> None:
         ({"settings": {**SETTINGS, "redisHost": "x"}}, "propertyName"),
         ({"metrics": {"serviceMonitor": {"enabled": True}}}, "nothing to scrape"),
         ({"replica": 3}, "replica"),
+        ({"networkPolicy": {"enabled": True}}, "no way to Redis"),
+        ({"settings": {**SETTINGS, "OTEL_EXPORTER_OTLP_HEADERS": "key=hunter2"}}, "OTEL_EXPORTER_OTLP_HEADERS"),
         ({"image": {"repository": "r", "digest": "latest"}}, "digest"),
         ({"alerts": {"thresholds": {"noSweepSeconds": 60}}}, "noSweepSeconds"),
     ],
