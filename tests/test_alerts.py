@@ -18,9 +18,14 @@ from tests.alert_series import CRON, EVENT_S, GROUP, RUN_PULL, TIMER, WAYS, Foun
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "stream-janitor.rules.yml"
 PROMTOOL = shutil.which("promtool")
-pytestmark = pytest.mark.skipif(
-    PROMTOOL is None, reason="promtool is not there: apt-get install prometheus (Debian), or a release of Prometheus"
-)
+LONGEST_S = 600
+pytestmark = [
+    pytest.mark.skipif(
+        PROMTOOL is None,
+        reason="promtool is not there: apt-get install prometheus (Debian), or a release of Prometheus",
+    ),
+    pytest.mark.timeout(LONGEST_S),
+]
 ALERTS = tuple(re.findall(r"- alert: (\w+)", RULES.read_text()))
 STEPS_S = (15, 30, 60)
 EARLY, LATE = 15 * 60, 72 * 60
@@ -119,7 +124,7 @@ def promtool_tests(
     document = {"rule_files": [str(rules)], "evaluation_interval": "20s", "tests": tests}
     file.write_text(json.dumps(document))
     command = [str(PROMTOOL), "test", "rules", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST_S)
 
 
 def _unit_test(way: Running, step_s: int, case: Case) -> dict[str, Any]:
