@@ -33,6 +33,8 @@ class Found:
     dead_lettered: int = 0
     stream_length: int = 1000
     held_s: float = 0.0
+    error: str = ""
+    """error.type of the sweep."""
 
 
 Story = Callable[[float], Found | None]
@@ -77,6 +79,7 @@ class _Process:
             ("settled_total", "deleted", found.deleted),
             ("settled_total", "dead_lettered", found.dead_lettered),
             ("settled_total", "processed", 1),
+            ("sweep_duration_seconds_count", found.error, 1),
         ):
             self.counters[name, outcome] = self.counters.get((name, outcome), 0) + count
         self.times["last_sweep_time_seconds"] = at_s
@@ -92,7 +95,8 @@ class _Process:
     def samples(self, at_s: float) -> Iterator[tuple[Key, float]]:
         own = {**GROUP, "instance": self.instance}
         for (name, outcome), count in self.counters.items():
-            labels = {**own, "stream_janitor_outcome": outcome} if outcome else own
+            label = "error_type" if name == "sweep_duration_seconds_count" else "stream_janitor_outcome"
+            labels = {**own, label: outcome} if outcome else own
             yield (f"stream_janitor_{name}", tuple(sorted(labels.items()))), count
         gauges = self.gauges if at_s < self.gauges_until_s else {}
         for name, value in {**gauges, **self.times}.items():

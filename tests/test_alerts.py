@@ -65,6 +65,7 @@ GROWING, OLD, DEAD = (
 )
 UNSEARCHABLE, LOST = ("StreamJanitorUnsearchable",), ("StreamJanitorEntriesLost",)
 HELD = ("StreamJanitorRetentionHeld",)
+HANDLER = ("StreamJanitorHandlerUnavailable",)
 NO_GAUGES = Found(succeeds=False, pending=None, dead_letters=None)
 
 CASES = (
@@ -77,6 +78,23 @@ CASES = (
         "every second sweep fails",
         lambda at_s: Found(succeeds=int(at_s) // 60 % 2 == 0),
         minutes(m10=(), m31=(), m45=(), m70=()),
+    ),
+    Case(
+        "the handler is unavailable in every second sweep",
+        lambda at_s: Found(
+            succeeds=int(at_s) // 60 % 2 == 0, error="HandlerUnusable" if at_s >= EVENT_S and at_s // 60 % 2 else ""
+        ),
+        minutes(m29=(), m35=(), m45=HANDLER, m72=HANDLER),
+    ),
+    Case(
+        "the handler was unavailable once",
+        once(Found(error="HandlerUnusable")),
+        minutes(m31=(), m35=(), m37=(), m50=()),
+    ),
+    Case(
+        "entries lost in every sweep",
+        after(Found(), Found(deleted=3, unsearchable=2)),
+        minutes(m29=(), m33=LOST + UNSEARCHABLE, m72=LOST + UNSEARCHABLE),
     ),
     Case("entries lost once", once(Found(deleted=3)), minutes(m29=(), m32=LOST, m43=LOST, m50=(), m72=())),
     Case(

@@ -59,7 +59,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_alert_rules_name_only_metrics_and_labels_that_are_sent() -> None:
     rules = RULES.read_text()
     expressions = expressions_of(rules)
-    assert len(expressions) == len(alerts_in(rules)) == 8
+    assert len(expressions) == len(alerts_in(rules)) == 9
     for expression in expressions:
         assert metrics_in(expression)
         assert metrics_in(expression) <= DEFINED
@@ -72,11 +72,20 @@ def test_outcomes_that_rules_and_queries_name_are_outcomes() -> None:
     assert set(named) <= {outcome.value for outcome in Outcome}
 
 
+@pytest.mark.skipif(not (DEPLOY.parent / "monitor" / "handling").exists(), reason="there are no handlers yet")
+def test_errors_that_rules_and_queries_name_are_classes_of_ours() -> None:
+    named = set(re.findall(r'error[_.]type(?:"\])?\s*=?=\s*"(\w+)"', RULES.read_text() + KQL.read_text()))
+    assert named == {"HandlerUnusable"}
+    sources = [path.read_text() for folder in ("monitor", "shared") for path in (DEPLOY.parent / folder).rglob("*.py")]
+    for name in named:
+        assert any(f"class {name}(" in source for source in sources)
+
+
 @needs_promtool
 def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", RULES)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "8 rules found" in checked.stdout
+    assert "9 rules found" in checked.stdout
 
 
 @needs_promtool
