@@ -5,18 +5,21 @@
 #     --stop-timeout 30 --env-file settings.env stream-janitor:0.1.0
 #
 # settings.env: NAME=value lines, the names as in the README's table. One sweep: … stream-janitor:0.1.0 sweep
-# More packages: docker build --build-arg PACKAGES="-r requirements-entra.txt opentelemetry-exporter-otlp-proto-http" …
-FROM python:3.13-slim-bookworm AS base
+# It has what its manifests use: OTLP, metrics to pull, Entra logins. More packages: docker build --build-arg PACKAGES="httpx==…" …
+# Less: --build-arg EXTRAS="". Another base, by digest: --build-arg BASE=python@sha256:…
+ARG BASE=python:3.13-slim-bookworm
+FROM ${BASE} AS base
 
 FROM base AS build
 WORKDIR /build
-COPY requirements.txt requirements-cli.txt requirements-entra.txt ./
+COPY requirements.txt requirements-cli.txt requirements-entra.txt requirements-telemetry.txt requirements-prometheus.txt ./
+ARG EXTRAS="-r requirements-telemetry.txt -r requirements-prometheus.txt -r requirements-entra.txt"
 ARG PACKAGES=""
 # Without the timer's library: only function_app.py knows Azure.
 # hadolint ignore=SC2086
 RUN sed -i '/^azure-functions/d' requirements.txt \
  && python -m pip install --disable-pip-version-check --no-cache-dir --no-compile --target /packages \
-      -r requirements-cli.txt ${PACKAGES}
+      ${EXTRAS} -r requirements-cli.txt ${PACKAGES}
 COPY shared /janitor/shared
 COPY stream_janitor /janitor/stream_janitor
 COPY monitor /janitor/monitor

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 2
 
-.PHONY: venv demo test test-more lint bench bench-full bench-sizing faults clean
+.PHONY: venv demo test test-more image-test lint manifests azure-package bench bench-full bench-sizing faults clean
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,23 @@ $(VENV)/.bench-ready: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	@touch $@
 
+$(VENV)/.deploy-ready: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[deploy]"
+	@touch $@
+
+# deploy/kubernetes and deploy/prometheus, from the chart; infra/alerts.json, from the queries.
+manifests: $(VENV)/.deploy-ready
+	$(BIN)/python -m deploy.render
+	$(BIN)/python -m deploy.alert_rules
+
+# build/azure: the function's package with extras in its requirements.txt, e.g. EXTRAS="entra azure-monitor".
+azure-package: venv
+	@$(BIN)/python -m deploy.azure_package $(EXTRAS)
+
+# The image, built and run by buildah and podman on a stand-in base; skipped, with the reason, where no container runs.
+image-test: venv
+	$(BIN)/pytest -m more tests/test_image.py $(ARGS)
+
 demo: venv
 	@$(BIN)/python -m demo $(ARGS)
 
@@ -31,7 +48,7 @@ lint: venv
 test: lint
 	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m "not more" $(ARGS)
 
-test-more: $(VENV)/.bench-ready
+test-more: $(VENV)/.bench-ready $(VENV)/.deploy-ready
 	$(BIN)/pytest -n $(WORKERS) --no-fold-skipped -m more $(ARGS)
 
 bench: $(VENV)/.bench-ready

@@ -24,12 +24,13 @@ from bench.plans import FULL, GROWING, LIMITED_OR_NOT, QUICK, Plan
 from bench.prepared import PreparedFiles
 from bench.rate_window import RateWindow, measure_rate_window
 from bench.results import CLUSTER, FOLDER, GROWTH, MAIN, RATE_LIMIT, REQUEUE, SPREAD, Results
+from bench.retained import measure_retention
 from bench.rounds import Round, run_round
 from bench.small_stream import SmallStream, measure_small_stream
 from bench.table import tables
 from demo.redis import NoServer
 
-PARTS = ("methods", "growth", "rate-limit", "requeue", "idle", "cold")
+PARTS = ("methods", "growth", "rate-limit", "requeue", "idle", "retention", "cold")
 SIZING_PARTS = ("methods", "rate-limit", "spread", "cluster", "small", "window", "memory")
 """What the sizing page is made of; of the methods, ours."""
 MODES = ("script", "gather")
@@ -67,6 +68,9 @@ def _measure(results: Results, plan: Plan, options: argparse.Namespace) -> None:
         if "idle" in options.only:
             _tell(f"ticks with nothing to do, up to {plan.idle_pending:,} pending")
             results.idle_ticks = measure_idle_ticks(files, plan.idle_pending, plan.idle_ticks)
+        if "retention" in options.only:
+            _tell(f"retention of {plan.retained_entries:,} entries")
+            results.retained = measure_retention(files, plan.retained_entries)
     if "memory" in options.only:
         _tell("memory an entry takes, with each example's data")
         results.memory = measure_memory(plan.memory_entries)

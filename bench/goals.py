@@ -47,6 +47,7 @@ def check_goals(results: Results) -> list[Goal]:
         *_spread(results),
         *_small_streams(results),
         *_rate_windows(results),
+        *_retained(results),
         *_bystander(results),
         *_idle(results),
         *_cold(results),
@@ -165,6 +166,13 @@ def _rate_windows(results: Results) -> list[Goal]:
         remark = f"{run.fullest_second} of {run.limit}; {run.taken_up:,} in {run.seconds:.1f} s" if run else ""
         goals.append(Goal(f"{mode}, fullest second of three janitors ÷ limit", ratio, 1.0, False, remark))
     return goals
+
+
+def _retained(results: Results) -> list[Goal]:
+    run = next((run for run in results.retained if run.entries >= LARGE), None)
+    p99_ms = max((run.bystander["p99_ms"] for run in results.retained), default=None) if run else None
+    remark = f"1M trimmed in {run.seconds:.2f} s; slowest command {run.slowest_ms:.2f} ms" if run else ""
+    return [Goal("bystander p99 while 1M entries are trimmed, ms", p99_ms, 10.0, False, remark)]
 
 
 def _bystander(results: Results) -> list[Goal]:

@@ -47,13 +47,13 @@ def _measure(files: PreparedFiles, state: Seed | None, entries: int, ticks: int)
             if state:
                 files.seed(server.port, state, entries)
             pending = target.pending()
-            _watch_slow_commands(client)
+            watch_slow_commands(client)
             with Child("bench.bystander", str(server.port)) as bystander:
                 bystander.hear()
                 bystander.tell("go")
                 readings = [worker.ask("tick") for _ in range(ticks)]
                 latencies = bystander.ask("stop")
-            command, slowest_ms = _slowest_command(client)
+            command, slowest_ms = slowest_command(client)
             scan_ms = _scan_ms(client)
         if target.pending() != pending:
             raise RuntimeError("an idle tick settled something: these were no idle ticks")
@@ -69,13 +69,13 @@ def _measure(files: PreparedFiles, state: Seed | None, entries: int, ticks: int)
     )
 
 
-def _watch_slow_commands(client: Redis) -> None:
+def watch_slow_commands(client: Redis) -> None:
     client.config_set("slowlog-max-len", 1_000_000)
     client.config_set("slowlog-log-slower-than", LOGGED_FROM_US)
     client.slowlog_reset()
 
 
-def _slowest_command(client: Redis) -> tuple[str, float]:
+def slowest_command(client: Redis) -> tuple[str, float]:
     """Its name and milliseconds; the meter's own INFO does not count."""
     logged = [
         (entry["duration"] / 1_000, entry["command"].split()[0].decode()) for entry in client.slowlog_get(1_000_000)
@@ -87,5 +87,5 @@ def _slowest_command(client: Redis) -> tuple[str, float]:
 def _scan_ms(client: Redis) -> float:
     client.slowlog_reset()
     client.xpending_range(STREAM, GROUP, "-", "+", 1_000, idle=1_000 * MIN_IDLE_S)
-    name, slowest_ms = _slowest_command(client)
+    name, slowest_ms = slowest_command(client)
     return slowest_ms if name == "XPENDING" else 0.0

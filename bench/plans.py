@@ -36,6 +36,7 @@ class Plan:
     window_limit: int
     window_s: float
     memory_entries: int
+    retained_entries: int
 
     def rounds_of(self, method: str) -> int:
         return self.rounds if method in OURS_AND_LIMIT else self.slow_rounds
@@ -71,6 +72,7 @@ QUICK = Plan(
     window_limit=100,
     window_s=5,
     memory_entries=5_000,
+    retained_entries=200_000,
 )
 
 FULL = Plan(
@@ -103,4 +105,5 @@ FULL = Plan(
     window_limit=100,
     window_s=60,
     memory_entries=20_000,
+    retained_entries=1_000_000,
 )

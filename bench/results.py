@@ -12,6 +12,7 @@ from bench.cold_start import ColdStart
 from bench.idle_ticks import IdleTicks
 from bench.memory import Memory
 from bench.rate_window import RateWindow
+from bench.retained import RetainedRun
 from bench.rounds import Round
 from bench.small_stream import SmallStream
 
@@ -31,6 +32,7 @@ class Results:
     small_streams: list[SmallStream] = field(default_factory=list)
     rate_windows: list[RateWindow] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    retained: list[RetainedRun] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,7 @@ class Results:
             small_streams=[SmallStream(**item) for item in raw.get("small_streams", ())],
             rate_windows=[RateWindow(**item) for item in raw.get("rate_windows", ())],
             memory=[Memory(**item) for item in raw.get("memory", ())],
+            retained=[RetainedRun(**item) for item in raw.get("retained", ())],
         )
 
     def summary(self, section: str, method: str, indexed: bool, entries: int | None = None) -> Summary | None:

@@ -33,6 +33,7 @@ def tables(results: Results) -> str:
         cluster_table(results),
         small_table(results),
         window_table(results),
+        retained_table(results),
         memory_table(results),
         idle_table(results),
         cold_table(results),
@@ -146,6 +147,22 @@ def window_table(results: Results) -> str:
         for run in results.rate_windows
     ]
     headers = ("a shared limit", "s", "taken up", "in the fullest second", "by each")
+    return markdown_table(headers, rows) if rows else ""
+
+
+def retained_table(results: Results) -> str:
+    rows = [
+        (
+            f"{run.entries:,} entries, {run.kind}",
+            f"{run.seconds:.2f}",
+            f"{run.trimmed / run.seconds:,.0f}",
+            str(run.slices),
+            f"{run.slowest_ms:.2f} ({run.slowest_command})" if run.slowest_command else "< 0.1",
+            f"{run.bystander['p99_ms']:.2f}",
+        )
+        for run in results.retained
+    ]
+    headers = ("retention, all trimmable", "s", "entries/s", "slices", "slowest command, ms", "bystander p99, ms")
     return markdown_table(headers, rows) if rows else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=_positive, help="entries a second, on average (default: 100)")
     parser.add_argument("--port", type=int, help="the server's port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--cluster", action="store_true", help="a Redis Cluster of six, and one of its masters dies")
+    parser.add_argument("--retain", action="store_true", help="trim the stream of what two groups have finished with")
     parser.add_argument("--keep", action="store_true", help="leave the server up until Ctrl-C")
     parser.add_argument("--seed", type=int, default=1, help="of made-up tweets and failures (default: 1)")
     return parser
@@ -89,7 +91,12 @@ def _plan(options: argparse.Namespace) -> Plan:
     schedule = options.schedule or (SHORT_SCHEDULE if options.short else DEFAULT_SCHEDULE)
     example = EXAMPLES[options.example]
     tweets = (options.tweets, options.lang)
-    return make_plan(example, *tweets, options.seed, schedule, options.rate, seconds, options.short)
+    plan = make_plan(example, *tweets, options.seed, schedule, options.rate, seconds, options.short)
+    if not options.retain:
+        return plan
+    if example is not TWEETS or options.cluster:
+        raise BadPlan("--retain is for the tweets on one server: the other checks read the stream at the end")
+    return dataclasses.replace(plan, retain_s=plan.min_idle_s)
 
 
 def _positive(text: str) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from demo.archive import Archive
 from demo.queries import count_documents
 from demo.scene import Scene
 from monitor.entry_key import EntryKey
@@ -32,16 +33,26 @@ async def check_run(client: Redis, scene: Scene) -> list[Check]:
     """What holds where every entry has a hash of its own: each is there, searchable, unchanged, and acknowledged."""
     settings, produced = scene.example.stream, scene.produced
     documents = await documents_once_indexed(client, settings, produced)
+    in_stream = int(await client.xlen(settings.stream))
+    entries = in_stream if scene.archive is None else len(scene.archive.entries)
     sign = "=" if produced == documents else "≠"
     return [
         Check(
             f"{produced:,} {scene.example.things} produced {sign} {documents:,} documents in the index",
-            produced == documents == await client.xlen(settings.stream) and produced > 0,
+            produced == documents == entries and produced > 0,
         ),
         await nothing_pending(client, settings),
-        await hashes_equal_entries(client, settings, produced),
+        await hashes_equal_entries(client, settings, produced, scene.archive),
         ticks_went_well(scene),
+        *(() if scene.archive is None else (all_was_trimmed(scene, in_stream),)),
     ]
+
+
+def all_was_trimmed(scene: Scene, in_stream: int) -> Check:
+    return Check(
+        f"{scene.trimmed:,} entries trimmed once both groups had finished with them, {in_stream:,} left in the stream",
+        scene.trimmed + in_stream == scene.produced and in_stream == 1,
+    )
 
 
 async def nothing_pending(client: Redis, settings: StreamSettings) -> Check:
@@ -49,10 +60,12 @@ async def nothing_pending(client: Redis, settings: StreamSettings) -> Check:
     return Check(f"pending = {pending:,}", pending == 0)
 
 
-async def hashes_equal_entries(client: Redis, settings: StreamSettings, expected: int) -> Check:
-    """So many entries have a hash that holds exactly their fields."""
+async def hashes_equal_entries(
+    client: Redis, settings: StreamSettings, expected: int, archive: Archive | None = None
+) -> Check:
+    """So many entries, of the stream or of an archive of it, have a hash that holds exactly their fields."""
     equal = 0
-    async for entries in pages(client, settings.stream):
+    async for entries in pages(client, settings.stream) if archive is None else archive.pages(PAGE_SIZE):
         keys = [hash_key(settings, entry_id, fields) for entry_id, fields in entries]
         hashes = await read_hashes(client, [key for key in keys if key])
         equal += sum(hashes[key] == fields for key, (_, fields) in zip(keys, entries, strict=True) if key)

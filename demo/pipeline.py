@@ -13,13 +13,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from demo.archive import archiving
 from demo.check import Check, count_pending
 from demo.children import Child, Facts
 from demo.cluster import RedisCluster
 from demo.clustered import observer_of
 from demo.example import Example
 from demo.names import PROCESSORS
-from demo.observe import observe
+from demo.observe import observe, own_group
 from demo.plan import Plan
 from demo.queries import Answer, ask
 from demo.scene import Scene, Tick
@@ -57,12 +58,16 @@ async def run(
         client = await stack.enter_async_context(observer_of(url))
         example = plan.example
         await client.xgroup_create(example.stream.stream, example.stream.group, id="0", mkstream=True)
+        if plan.retain_s is not None:
+            scene.archive = await stack.enter_async_context(archiving(client, example.stream.stream))
         crew = Crew(plan, url, environment, scene)
         stack.push_async_callback(crew.end)
         await stack.enter_async_context(_looking(client, scene))
         async with _witnessed(client, scene):
             await _production(client, crew, plan, scene, cluster)
             await _drain(client, crew, plan, scene)
+            if plan.retain_s is not None:
+                await _trim(client, crew, plan, scene)
             await crew.end()
         scene.phase = "checking"
         checks = await example.check(client, scene)
@@ -285,6 +290,22 @@ async def _drain(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
     scene.happened("nothing is pending any more")
 
 
+async def _trim(client: Redis, crew: Crew, plan: Plan, scene: Scene) -> None:
+    """Wait until the janitor has trimmed all that both groups have finished with: all but the last entry."""
+    scene.phase = "trimming"
+    stream, loop = plan.example.stream.stream, asyncio.get_running_loop()
+    deadline = loop.time() + (plan.retain_s or 0) + 3 * plan.longest_interval_s + TICK_OVERDUE_S
+
+    async def trimmed() -> bool:
+        length = int(await client.xlen(stream))
+        if length > 1 and loop.time() > deadline:
+            raise RunFailed(f"{length:,} entries are still in the stream, all of them finished with")
+        return length <= 1
+
+    await _until(crew, trimmed)
+    scene.happened("the stream is trimmed to its last entry")
+
+
 async def _until(crew: Crew, holds: Callable[[], Awaitable[bool]]) -> None:
     while not await holds():
         crew.check_alive()
@@ -300,9 +321,9 @@ def _has_ended(child: Child | None) -> Callable[[], Awaitable[bool]]:
 
 async def _is_read_to_the_end(client: Redis, example: Example) -> bool:
     """Nothing of the stream is new to the group any more (its `lag` would say so only from Redis 7.0)."""
-    groups: Any = await client.xinfo_groups(example.stream.stream)
+    group = await own_group(client, example.stream)
     stream: Any = await client.xinfo_stream(example.stream.stream)
-    return bool(groups[0]["last-delivered-id"] == stream["last-generated-id"])
+    return bool(group["last-delivered-id"] == stream["last-generated-id"])
 
 
 async def _is_at_rest(client: Redis, example: Example) -> bool:

@@ -36,11 +36,14 @@ class Plan:
     production_s: float
     """How long production is going to take; `limit_s` is when it ends at the latest."""
     limit_s: float
+    retain_s: int | None = None
+    """How old an entry is that may be trimmed; None: nothing is."""
 
     @property
     def expected_s(self) -> float:
         """How long the whole run takes if the tick comes as late as it can."""
-        return self.production_s + self.longest_interval_s + self.min_idle_s + FINISHING_S
+        trimming_s = 0 if self.retain_s is None else self.retain_s + self.longest_interval_s
+        return self.production_s + self.longest_interval_s + self.min_idle_s + FINISHING_S + trimming_s
 
     @property
     def work_ms(self) -> float:
@@ -59,6 +62,7 @@ class Plan:
             "MONITORING_CONSUMER_NAME": janitor,
             "MIN_IDLE_TIME_SEC": str(self.min_idle_s),
             "MONITOR_SCHEDULE": self.schedule,
+            **({} if self.retain_s is None else {"RETAIN_SEC": str(self.retain_s)}),
         }
 
 

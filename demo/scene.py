@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from demo.archive import Archive
 from demo.example import Example
 from demo.witness import Witness
 
@@ -82,6 +83,8 @@ class Scene:
     named: list[tuple[str, str]] = field(default_factory=list)
     """Kind and entry id of those that it named."""
     witness: Witness | None = None
+    archive: Archive | None = None
+    """What a second group read, where the stream is trimmed on the way."""
     unread: int = 0
     consumers: dict[str, Consumer] = field(default_factory=dict)
     ticks: list[Tick] = field(default_factory=list)
@@ -107,6 +110,11 @@ class Scene:
     def recovered(self) -> int:
         """Entries that the janitors brought back, by their own reports."""
         return sum(tick.count(*BROUGHT_BACK) for tick in self.ticks)
+
+    @property
+    def trimmed(self) -> int:
+        """Entries that the janitors trimmed, by their own reports."""
+        return sum(tick.count("trimmed") for tick in self.ticks)
 
     @property
     def dead_lettered(self) -> int:

@@ -2,7 +2,7 @@
 
 A dead letter begins with ``PROVENANCE`` pairs, read by position since the entry's own fields, which follow them, may have
 the same names. It is acknowledged in the source group only after it is there: a crash between the two leaves it in both, so
-delivery is at least once. Nothing is ever trimmed from the dead-letter stream.
+delivery is at least once. Letters go only by hand, or by age under DEAD_LETTER_RETAIN_SEC.
 """
 
 from __future__ import annotations

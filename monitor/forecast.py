@@ -166,6 +166,13 @@ async def would_dead_letter(
     return [dead_letter_forecast(held, settings) for held in fields]
 
 
+async def would_handle(
+    link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
+) -> list[Forecast]:
+    """What the handler would say nobody knows."""
+    return [Forecast(Outcome.DELETED, GONE) if held is None else Forecast(Outcome.HANDLED) for held in fields]
+
+
 async def would_observe(
     link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
 ) -> list[Forecast]:
@@ -185,7 +192,7 @@ async def by_every_action(
     """What each action that acts would do, by its name; unknown where this user may not look."""
     found = {}
     for name, foresee in FORECASTS.items():
-        if name != "observe":
+        if name not in ("observe", "handle"):  # what a handler would say nobody knows
             found[name] = await foresee(link, settings, ids, fields)
     found["store"] = [
         Forecast(Outcome.UNKNOWN, KEY_IS_HIDDEN, one.hash_key) if one.is_guess else one for one in found["store"]
@@ -197,12 +204,6 @@ def in_words(one: Forecast) -> str:
     """``dead_lettered (no id field)``."""
     outcome = "left alone" if one.outcome is None else one.outcome.value
     return f"{outcome} ({one.reason})" if one.reason else outcome
-
-
-async def would_handle(
-    link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
-) -> list[Forecast]:
-    return [Forecast(Outcome.DELETED, GONE) if held is None else Forecast(Outcome.HANDLED) for held in fields]
 
 
 FORECASTS: Final[dict[str, Foresee]] = {

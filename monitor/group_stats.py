@@ -1,4 +1,4 @@
-"""How a group stands besides what is pending: its lag and its dead letters, asked for only where telemetry tells them.
+"""How a group stands besides what is pending: its lag, its dead letters and the stream's length, where telemetry tells them.
 
 Sources: XINFO GROUPS (``lag`` since Redis 7.0, nil after a deletion ahead of the group), XLEN. Rights: +xinfo|groups, +xlen.
 """
@@ -9,21 +9,22 @@ from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
+from monitor.groups import parse_groups
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
 
 
 def question(settings: StreamSettings) -> list[Command]:
     """The commands that ask, to travel with others."""
-    groups: Command = ("XINFO", "GROUPS", settings.stream)
-    return [groups] if settings.dead_letter_stream is None else [groups, ("XLEN", settings.dead_letter_stream)]
+    commands: list[Command] = [("XINFO", "GROUPS", settings.stream), ("XLEN", settings.stream)]
+    return commands if settings.dead_letter_stream is None else [*commands, ("XLEN", settings.dead_letter_stream)]
 
 
-def answer(settings: StreamSettings, replies: Sequence[Reply]) -> tuple[int | None, int | None]:
-    """Lag and dead letters by the replies to ``question``; None for what the server does not tell this user."""
-    groups, *lengths = replies
-    dead_letters = lengths[0] if lengths else None
-    return _lag(groups, settings.group.encode()), dead_letters if isinstance(dead_letters, int) else None
+def answer(settings: StreamSettings, replies: Sequence[Reply]) -> tuple[int | None, int | None, int | None]:
+    """Lag, dead letters and the stream's length by the replies to ``question``; None for what the server does not tell us."""
+    groups, length, *others = replies
+    dead_letters = others[0] if others else None
+    return _lag(groups, settings.group.encode()), _number(dead_letters), _number(length)
 
 
 async def other_groups(link: RedisLink, stream: str, group: str) -> tuple[list[str], bool]:
@@ -48,12 +49,11 @@ def _printable(name: bytes) -> str:
     return "".join(one if one.isprintable() else "?" for one in name.decode("utf-8", "backslashreplace")[:60])
 
 
-def _lag(groups: Reply, group: bytes) -> int | None:
+def _number(reply: Reply) -> int | None:
+    return reply if isinstance(reply, int) else None
+
+
+def _lag(groups: Reply, name: bytes) -> int | None:
     if isinstance(groups, Exception):
         return None
-    for row in groups:
-        fields = row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True))
-        if fields[b"name"] == group:
-            lag: int | None = fields.get(b"lag")
-            return lag
-    return None
+    return next((group.lag for group in parse_groups(groups) if group.name == name), None)

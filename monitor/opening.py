@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from monitor import group_stats
 from monitor.actions import Retry
@@ -17,6 +17,9 @@ from shared.redis_client import Command, RedisLink, Reply
 from shared.retry import explained
 from shared.settings import StreamSettings
 from shared.telemetry import Standing
+
+if TYPE_CHECKING:
+    from monitor.stream_retention import StreamRetention
 
 NOTHING_PENDING: Final = Summary(0, None, None)
 INDEX_NOT_ASKED: Final = IndexInfo(NOT_ASKED)
@@ -38,8 +41,10 @@ class Opening:
         return age_s(self.summary.smallest_id, self.now_ms)
 
 
-async def open_sweep(context: SweepContext, index: SearchIndex | None, retry: Retry) -> Opening:
-    """Ask the server; create the index where it is missing.
+async def open_sweep(
+    context: SweepContext, index: SearchIndex | None, retry: Retry, retention: StreamRetention | None = None
+) -> Opening:
+    """Ask the server; create the index where it is missing. ``retention`` trims its first slice if nothing is pending.
 
     Raises:
         JanitorError: there is no such group, the key is no stream, or a right is missing.
@@ -53,14 +58,18 @@ async def open_sweep(context: SweepContext, index: SearchIndex | None, retry: Re
         ("TIME",),
         *about_index,
         *about_group,
+        *(retention.opening() if retention else ()),
     ]
     pending, now, *others = await retry(lambda: _first_replies(context.link, settings, commands))
     summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
     info = index.answer(others[: len(about_index)]) if index else IndexInfo(OFF)
+    others = others[len(about_index) :]
     standing = None
     if about_group:
-        lag, dead_letters = group_stats.answer(settings, others[len(about_index) :])
-        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters)
+        lag, dead_letters, length = group_stats.answer(settings, others[: len(about_group)])
+        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length, 0.0)
+    if retention:
+        retention.opened(others[len(about_group) :])
     if index and info.is_missing:
         info = await index.create(info.missing)
     return Opening(summary, now_ms, info, standing)

@@ -13,6 +13,8 @@ from shared.settings import StreamSettings
 
 if TYPE_CHECKING:
     from monitor.observation import Observation
+    from monitor.stream_retention import StreamRetention
+    from shared.telemetry import Standing
 
 MOST_IDS_NAMED = 20
 
@@ -87,13 +89,22 @@ class SweepReport:
     """Entries that RETRY_BACKOFF, or a handler, keeps for later though they are idle for the minimum idle time: no candidates."""
     observed: Observation | None = None
     """ACTION=observe: what is there, and what each action would do with it."""
+    trimmed: int = 0
+    """RETAIN_SEC: entries that every group has finished with, and that are gone now."""
+    stream_length: int | None = None
+    """Entries in the stream at the end; None: neither RETAIN_SEC nor telemetry asks, or this user may not (XLEN)."""
+    retention: str | None = None
+    """RETAIN_SEC: what keeps entries that are old enough; None: nothing does, or it is off."""
+    dead_letters_trimmed: int = 0
+    """DEAD_LETTER_RETAIN_SEC: dead letters that were thrown away."""
 
     @property
     def is_quiet(self) -> bool:
         """Nothing happened that anybody has to read about."""
         settled_index = self.index in ("ok", "off")
+        has_acted = self.candidates or self.consumers_removed or self.trimmed or self.dead_letters_trimmed
         is_seen = self.observed is not None and self.observed.abandoned
-        return not (self.candidates or is_seen or self.error or self.consumers_removed or not settled_index)
+        return not (has_acted or is_seen or self.error or not settled_index)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for machines."""
@@ -118,10 +129,20 @@ class SweepReport:
             yield f"index: {self.index}"
         if self.consumers_removed:
             yield f"{self.consumers_removed} dead consumers removed"
+        yield from self._retention_parts()
         for reason, named in self.reasons.items():
             yield f"{reason}: {named}"
         if self.error:
             yield f"error: {self.error}"
+
+    def _retention_parts(self) -> Iterable[str]:
+        if self.trimmed:
+            length = "" if self.stream_length is None else f", {self.stream_length} left"
+            yield f"{self.trimmed} trimmed{length}"
+        if self.retention:
+            yield f"retention: {self.retention}"
+        if self.dead_letters_trimmed:
+            yield f"{self.dead_letters_trimmed} dead letters thrown away"
 
     @property
     def _why_not_complete(self) -> str:
@@ -176,6 +197,21 @@ class Tally:
 
     def reasons(self) -> dict[str, Named]:
         return {label: Named(count, tuple(ids)) for label, (count, ids) in self._named.items()}
+
+
+def retained_fields(retention: StreamRetention | None, standing: Standing | None) -> dict[str, Any]:
+    """The report's fields about retention, by name."""
+    length = None if standing is None else standing.stream_length
+    stream = None if retention is None else retention.stream
+    dead_letters = None if retention is None else retention.dead_letters
+    if stream is not None and stream.stream_length is not None:
+        length = stream.stream_length
+    return {
+        "trimmed": 0 if stream is None else stream.trimmed,
+        "stream_length": length,
+        "retention": None if stream is None else stream.line,
+        "dead_letters_trimmed": 0 if dead_letters is None else dead_letters.trimmed,
+    }
 
 
 def report_of(settings: StreamSettings, summary: Summary, now_ms: int, tally: Tally, **more: Any) -> SweepReport:

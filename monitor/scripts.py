@@ -178,3 +178,8 @@ def fence_script() -> Script:
     from stream_janitor.fence import script_text
 
     return Script.of(script_text())
+
+
+def retention_script() -> Script:
+    """retention.lua: trim one slice of what every group has finished with; Redis 6.2."""
+    return Script.declared("retention.lua")

@@ -1,7 +1,8 @@
 """One sweep over one consumer group, top to bottom.
 
 Open (one round trip: what is pending, the server's time, the index) → walk the pending entries list page by page → settle
-the abandoned entries of each page, batch by batch → look at what the index refused → remove dead consumers → report.
+the abandoned entries of each page, batch by batch → look at what the index refused → remove dead consumers → trim what every
+group has finished with → report.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from monitor.index import RefusedDocuments, SearchIndex
 from monitor.opening import Opening, open_sweep
 from monitor.outcomes import Outcome
 from monitor.patience import Group, Patience
-from monitor.report import SweepReport, Tally, report_of
+from monitor.report import SweepReport, Tally, report_of, retained_fields
 from monitor.sweep_state import SweepState
 from monitor.walk import Walk, ranges_from
-from shared.errors import JanitorError
+from shared.errors import JanitorError, RedisUnavailable
 from shared.retry import explained
-from shared.telemetry import SweepFacts
+from shared.telemetry import Standing, SweepFacts
+
+if TYPE_CHECKING:
+    from monitor.stream_retention import StreamRetention
 
 if TYPE_CHECKING:
     from monitor.observation import Observation
@@ -49,6 +53,7 @@ class Sweep:
         self._batches: Batches | None = None
         """None while nothing was pending."""
         self._observation: Observation | None = None
+        self._retention = _retention_of(context)
         self._removed = 0
         self._looked_at = self._found = self._waiting = 0
 
@@ -60,7 +65,7 @@ class Sweep:
                 self._batches.warn_of_unpublished()
             report = self._report()
             outcomes = {outcome.value: self._tally.counts[outcome] for outcome in Outcome}
-            tell(SweepFacts(report, outcomes, report.reasons, self._opening.standing, self._state.error))
+            tell(SweepFacts(report, outcomes, report.reasons, self._standing, self._state.error))
         return report
 
     async def _sweep_in_budget(self) -> None:
@@ -94,18 +99,29 @@ class Sweep:
     async def _sweep(self) -> None:
         context, state, settings = self._context, self._state, self._context.settings
         index = SearchIndex(context.link, settings) if self._action.uses_index else None
-        self._opening = await open_sweep(context, index, state.persist)
+        self._opening = await open_sweep(context, index, state.persist, self._retention)
         if isinstance(self._action, Observer):
             self._observation = await self._action.look(self._opening, state)
-            return
-        if self._opening.summary.total:
+        elif self._opening.summary.total:
             documents = RefusedDocuments(index, self._opening.index) if index else None
             self._resume.brake = self._resume.brake or Brake(settings.dead_letter_brake)
             self._batches = Batches(context, state, self._action, self._resume.brake, documents)
             await self._walk(self._batches)
             await self._batches.finish()
-        if settings.reap_after_ms and not state.error:
+        if settings.reap_after_ms and not state.error and not isinstance(self._action, Observer):
             self._removed = await self._resume.reaper.reap(context.link, settings, lambda: state.is_ending)
+        # Also after an error: a server that is full has less to hold then.
+        if self._retention is not None and not isinstance(state.error, RedisUnavailable):
+            await self._retain(self._retention)
+
+    async def _retain(self, retention: StreamRetention) -> None:
+        try:
+            await retention.run(self._state)
+        except RedisError as error:
+            self._state.note(explained(error, "retention"))
+        except JanitorError as error:
+            self._state.note(error)
+        retention.warn()
 
     async def _walk(self, batches: Batches) -> None:
         """Settle what is abandoned on each page while the next one is read."""
@@ -152,6 +168,14 @@ class Sweep:
     def _tally(self) -> Tally:
         return self._batches.tally if self._batches else Tally()
 
+    @property
+    def _standing(self) -> Standing | None:
+        standing, retained = self._opening.standing, self._retention and self._retention.stream
+        if standing is None or not retained:
+            return standing
+        length = standing.stream_length if retained.stream_length is None else retained.stream_length
+        return replace(standing, stream_length=length, retention_held_s=retained.held_for_s(self._opening.now_ms))
+
     def _report(self) -> SweepReport:
         opening, state, batches = self._opening, self._state, self._batches
         return report_of(
@@ -168,7 +192,17 @@ class Sweep:
             observed=self._observation,
             rate_limited=batches is not None and batches.rate_limited,
             waiting=self._waiting,
+            **retained_fields(self._retention, opening.standing),
         )
+
+
+def _retention_of(context: SweepContext) -> StreamRetention | None:
+    settings = context.settings
+    if settings.retain_ms is None and settings.dead_letter_retain_ms is None:
+        return None
+    from monitor.stream_retention import StreamRetention  # a cold start pays for imports
+
+    return StreamRetention(context.link, settings, dry_run=settings.action == "observe")
 
 
 async def _one_of(tasks: set[asyncio.Task[None]]) -> None:

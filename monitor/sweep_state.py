@@ -40,6 +40,11 @@ class SweepState:
         return max(self._hard_end.left_s(), 0.01)
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._soft_end.is_over()
+
+    @property
     def is_complete(self) -> bool:
         return self.error is None and self.left_at is None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from shared.hash_tags import has_hash_tag
 from shared.id_fields import fields_read, first_path
 
 if TYPE_CHECKING:
+    from shared.settings import StreamSettings
     from shared.settings_reader import Reading as Values
 
 NOT_SUPPORTED: Final = {
@@ -238,6 +239,22 @@ def dead_letter_needs_its_stream(values: Values) -> Problems:
 def dead_letter_has_no_script(values: Values) -> Problems:
     if values["ACTION"] == "dead_letter" and values["SETTLE_MODE"] == "script":
         yield "SETTLE_MODE", "script does not go with ACTION=dead_letter, which works by pipelines: use auto or gather"
+
+
+def differing_retention(streams: Sequence[StreamSettings]) -> Iterator[str]:
+    """A stream, or a dead-letter stream, for which two items of STREAMS want different retention."""
+    of_stream: dict[str, object] = {}
+    of_dead_letters: dict[str, object] = {}
+    for one in streams:
+        wanted = (one.retain_ms, one.retain_ignore_groups)
+        if of_stream.setdefault(one.stream, wanted) != wanted:
+            yield f"stream {one.stream!r} is there with different retain_sec or retain_ignore_groups: it can have only one"
+        dead = one.dead_letter_stream
+        if (
+            dead is not None
+            and of_dead_letters.setdefault(dead, one.dead_letter_retain_ms) != one.dead_letter_retain_ms
+        ):
+            yield f"dead-letter stream {dead!r} is there with different dead_letter_retain_sec: it can have only one"
 
 
 Rule = Callable[["Values"], Problems]

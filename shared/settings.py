@@ -388,6 +388,36 @@ class StreamSettings:
         ),
     )  # fmt: skip
 
+    retain_ms: int | None = field(
+        default=None,
+        metadata=env.get(
+            "RETAIN_SEC", "off", parse.unless_empty(parse.whole(1, 10**9, 1000)),
+            "entries older than this that every group has finished with are trimmed from the stream; `off`: never",
+            unit="s", item_key="retain_sec",
+        ),
+    )  # fmt: skip
+    """None: nothing is trimmed."""
+    retain_ignore_groups: tuple[str, ...] = field(
+        default=(),
+        metadata=env.get(
+            "RETAIN_IGNORE_GROUPS", "", parse.patterns,
+            "groups (`*` and `?`, separated by commas) that hold nothing: what they have pending or unread is trimmed all "
+            "the same; never the janitor's own", item_key="retain_ignore_groups",
+        ),
+    )  # fmt: skip
+    dead_letter_retain_ms: int | None = field(
+        default=None,
+        metadata=env.get(
+            "DEAD_LETTER_RETAIN_SEC", "off", parse.unless_empty(parse.whole(1, 10**9, 1000)),
+            "dead letters older than this are thrown away, unless a group on their stream needs them; `off`: never",
+            unit="s", item_key="dead_letter_retain_sec",
+        ),
+    )  # fmt: skip
+    """None: dead letters remain."""
+    own_groups: tuple[str, ...] = field(
+        default=(), metadata=env.without_row("the groups that the settings name on this stream, in their order")
+    )
+
     @property
     def requeue_target(self) -> str:
         """The stream to which requeued entries are added."""

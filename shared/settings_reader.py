@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from shared.errors import SettingsError
@@ -11,7 +12,7 @@ from shared.id_fields import fields_read
 from shared.own_keys import collisions
 from shared.setting_parsers import schema
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, timeout_ms_of
+from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, differing_retention, timeout_ms_of
 from shared.settings import (
     DEFAULT_JSON_SCHEMA,
     ITEM_KEYS,
@@ -131,8 +132,18 @@ def _streams(reading: Reading) -> tuple[StreamSettings, ...]:
     names = [(stream.stream, stream.group) for _, stream in streams]
     for stream, group in sorted({name for name in names if names.count(name) > 1 and all(name)}):
         reading.problem("STREAMS", f"stream {stream!r} with group {group!r} is there twice")
+    for problem in differing_retention([stream for _, stream in streams]):
+        reading.problem("STREAMS", problem)
     _keep_hashes_off_own_keys(reading, [one for one in streams if one[1].stream and one[1].group])
-    return tuple(stream for _, stream in streams)
+    return with_own_groups(tuple(stream for _, stream in streams))
+
+
+def with_own_groups(streams: tuple[StreamSettings, ...]) -> tuple[StreamSettings, ...]:
+    """Each with the groups that all of them together name on its stream."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for one in streams:
+        groups[one.stream] = (*groups.get(one.stream, ()), one.group)
+    return tuple(replace(one, own_groups=groups[one.stream]) for one in streams)
 
 
 def _keep_hashes_off_own_keys(reading: Reading, streams: Sequence[tuple[Labels, StreamSettings]]) -> None:

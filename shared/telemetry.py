@@ -97,6 +97,24 @@ SWEEP_DURATION: Final = Instrument(
     "s",
     "How many seconds a sweep took; error.type if it ended in an error.",
 )
+STREAM_LENGTH: Final = Instrument(
+    "gauge", "stream_janitor.stream.length", "{message}", "How many entries the stream holds, read or not."
+)
+RETENTION_HELD: Final = Instrument(
+    "gauge",
+    "stream_janitor.retention.held",
+    "s",
+    "How many seconds longer than RETAIN_SEC a group has kept the first entry; 0 if none does, or RETAIN_SEC is off.",
+)
+TRIMMED: Final = Instrument(
+    "counter",
+    "stream_janitor.trimmed",
+    "{message}",
+    "How many entries that every group has finished with were trimmed.",
+)
+DEAD_LETTERS_TRIMMED: Final = Instrument(
+    "counter", "stream_janitor.dead_letters.trimmed", "{message}", "How many old dead letters were thrown away."
+)
 LAST_SWEEP_TIME: Final = Instrument(
     "gauge",
     "stream_janitor.last_sweep.time",
@@ -110,8 +128,8 @@ LAST_SUCCESS_TIME: Final = Instrument(
     "How many seconds after 1970-01-01T00:00Z the last sweep ended that met no error.",
 )
 INSTRUMENTS: Final = (
-    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, CANDIDATES, SETTLED, UNSEARCHABLE, SWEEP_DURATION, LAST_SWEEP_TIME,
-    LAST_SUCCESS_TIME,
+    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED, UNSEARCHABLE, TRIMMED,
+    DEAD_LETTERS_TRIMMED, SWEEP_DURATION, LAST_SWEEP_TIME, LAST_SUCCESS_TIME,
 )  # fmt: skip
 HANDLER_DURATION: Final = Instrument(
     "histogram",
@@ -150,6 +168,10 @@ class Report(Protocol):
     def complete(self) -> bool: ...
     @property
     def settle_mode(self) -> str: ...
+    @property
+    def trimmed(self) -> int: ...
+    @property
+    def dead_letters_trimmed(self) -> int: ...
 
 
 class Reason(Protocol):
@@ -171,6 +193,10 @@ class Standing:
     """None: Redis does not tell (before 7.0, or after a deletion in the stream), or the user lacks XINFO GROUPS."""
     dead_letters: int | None
     """None: there is no dead-letter stream, or the user lacks XLEN."""
+    stream_length: int | None = None
+    """None: the user lacks XLEN."""
+    retention_held_s: float | None = None
+    """How much longer than RETAIN_SEC a group has kept the first entry; 0: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +529,8 @@ class _Instruments:
         for outcome, count in facts.outcomes.items():
             self._counters[SETTLED].add(count, {**attributes, OUTCOME: outcome})
         self._counters[UNSEARCHABLE].add(facts.report.unsearchable, attributes)
+        self._counters[TRIMMED].add(facts.report.trimmed, attributes)
+        self._counters[DEAD_LETTERS_TRIMMED].add(facts.report.dead_letters_trimmed, attributes)
         self._duration.record(facts.report.duration_s, {**attributes, **_error_type(facts.error)})
         if facts.standing is not None:
             stale_at_s = self._now_s() + stale_after_s
@@ -517,6 +545,8 @@ _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     OLDEST_PENDING_AGE: lambda standing: standing.oldest_pending_age_s or 0.0,
     LAG: lambda standing: standing.lag,
     DEAD_LETTERS: lambda standing: standing.dead_letters,
+    STREAM_LENGTH: lambda standing: standing.stream_length,
+    RETENTION_HELD: lambda standing: standing.retention_held_s,
 }
 
 
@@ -651,6 +681,7 @@ def _describe(span: Span, facts: SweepFacts) -> None:
     report = facts.report
     span.set_attribute(CANDIDATES.name, report.candidates)
     span.set_attribute(UNSEARCHABLE.name, report.unsearchable)
+    span.set_attribute(TRIMMED.name, report.trimmed)
     span.set_attribute("stream_janitor.complete", report.complete)
     span.set_attribute("stream_janitor.settle_mode", report.settle_mode)
     for outcome, count in facts.outcomes.items():

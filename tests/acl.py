@@ -107,6 +107,13 @@ ACTION_LINES: Final = {
     "observe": (OBSERVE,),
 }
 """What docs/actions/<action>.md quotes."""
+RETENTION: Final = "ACL SETUSER stream_janitor +xinfo|groups +xlen +xtrim +evalsha +script|load"
+"""RETAIN_SEC. +xtrim also permits XTRIM MAXLEN 0, with which whoever has this login can empty the stream. +xlen: the length."""
+
+DEAD_LETTER_RETENTION: Final = (
+    "ACL SETUSER stream_janitor ~tweets_stream:dead +xinfo|groups +xlen +xtrim +evalsha +script|load"
+)
+"""DEAD_LETTER_RETAIN_SEC: reads the dead-letter stream too."""
 
 LINES: Final = (
     SCRIPT,
@@ -126,6 +133,8 @@ LINES: Final = (
     TELEMETRY,
     RATE_LIMIT,
     RECOVERED,
+    RETENTION,
+    DEAD_LETTER_RETENTION,
 )
 
 

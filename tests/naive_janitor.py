@@ -17,6 +17,7 @@ from redis.exceptions import AskError, RedisError, ResponseError
 
 from monitor.dead_letter import PROVENANCE
 from monitor.outcomes import Outcome
+from monitor.pending import order_of
 from monitor.report import SweepReport
 from monitor.requeued import requeued
 from monitor.scripts import store_script
@@ -54,6 +55,8 @@ class Flaws:
     """Ends without a word whatever happened."""
     gives_up_on_deliveries: bool = False
     """Drops an entry once it was delivered more often than MAX_ATTEMPTS, whyever that was."""
+    trims_by_its_own_bound: bool = False
+    """RETAIN_SEC: finds here what every group has finished with, and trims in another command."""
 
 
 def naive(**switches: bool) -> Callable[[Settings], NaiveJanitor]:
@@ -116,6 +119,8 @@ class NaiveJanitor:
             await self._settle(await self._claim(ids, min_idle_ms))
         if stream.reap_after_ms:
             await self._reap()
+        if flaws.trims_by_its_own_bound:
+            await self._trim()
 
     async def _give_up(self, ids: Sequence[bytes]) -> None:
         if ids:
@@ -218,6 +223,18 @@ class NaiveJanitor:
         for row in rows:
             if not row[b"pending"] and row[b"idle"] >= stream.reap_after_ms:
                 await self._link.call("XGROUP", "DELCONSUMER", stream.stream, stream.group, row[b"name"])
+
+    async def _trim(self) -> None:
+        """The bound is right when it is found."""
+        stream = self._stream.stream
+        rows: list[dict[bytes, Any]] = await self._link.call("XINFO", "GROUPS", stream)
+        seconds, _ = await self._link.call("TIME")
+        needed = [(1000 * int(seconds) - (self._stream.retain_ms or 0), 0)]
+        needed += [order_of(row[b"last-delivered-id"]) for row in rows]
+        for pending in await self._link.pipelined(("XPENDING", stream, row[b"name"], "-", "+", 1) for row in rows):
+            needed += [order_of(row[0]) for row in pending]
+        milliseconds, sequence = min(needed)
+        await self._link.call("XTRIM", stream, "MINID", "=", f"{milliseconds}-{sequence}")
 
     def _report(self, duration_s: float, error: str | None) -> SweepReport:
         return SweepReport(

@@ -16,6 +16,7 @@ from bench.methods import CLUSTERED, COMPARED, LIMITED, METHODS, REQUEUEING, SPR
 from bench.prepared import PREFIX, PreparedFiles, Seed
 from bench.rate_window import RateWindow, measure_rate_window
 from bench.results import CLUSTER, GROWTH, MAIN, REQUEUE, SPREAD, Results
+from bench.retained import RetainedRun, measure_retention
 from bench.rounds import NotSettled, Round, check_requeued, check_settled, run_round
 from bench.setups import SETUPS
 from bench.small_stream import SmallStream, measure_small_stream
@@ -176,6 +177,12 @@ def test_nothing_exported_here_reaches_a_helper_process(monkeypatch: pytest.Monk
         assert b"REDIS_" not in Path(f"/proc/{bystander.pid}/environ").read_bytes()
 
 
+def test_retention_is_measured_over_entries_that_all_may_go(tmp_path: Path) -> None:
+    runs = measure_retention(PreparedFiles(tmp_path), 5_000)
+    assert [(run.entries, run.trimmed) for run in runs] == [(5_000, 4_999), (10, 9)]
+    assert all(run.slices > 0 and run.seconds > 0 and run.bystander["requests"] > 0 for run in runs)
+
+
 def made_up_results() -> Results:
     rounds = [
         Round(section, method, indexed, entries, number, False, 1.0 + number, 0.1, 30.0, 1.0, 0.99, BYSTANDER)
@@ -197,6 +204,10 @@ def made_up_results() -> Results:
         rounds=rounds,
         cold_starts=[ColdStart(0.3, 0.01, 0.25)],
         small_streams=[SmallStream("script", 1_000_000, 10, ticks, 0.05, 15.0, 400_000) for ticks in (1, 3)],
+        retained=[
+            RetainedRun("tweets", 1_000_000, 999_999, 0.2, 130, "EVALSHA", 2.9, BYSTANDER),
+            RetainedRun("100 kB each", 2_000, 1_999, 0.1, 20, "EVALSHA", 2.1, {**BYSTANDER, "p99_ms": 11.0}),
+        ],
         rate_windows=[RateWindow("script", 100, 61.0, 4_700, 101, [4_700]), RateWindow("gather", 100, 61.0, 9, 9, [9])],
     )
 
@@ -236,6 +247,7 @@ def test_goal_is_missed_met_or_not_measured() -> None:
     assert verdicts["script, fullest second of three janitors ÷ limit"] == "MISSED"
     assert verdicts["requeue by script ÷ its limit"] == "MISSED"
     assert verdicts["gather, fullest second of three janitors ÷ limit"] == "met"
+    assert verdicts["bystander p99 while 1M entries are trimmed, ms"] == "MISSED"
     assert "MISSED" in goals_table(check_goals(made_up_results()))
 
 

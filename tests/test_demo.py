@@ -95,6 +95,24 @@ def test_a_short_run_on_a_cluster_that_loses_a_master_ends_with_nothing_missing(
     assert len(re.findall(r"FT\.SEARCH tweets-index\{\d+\} .* NOCONTENT .*\n  and tweets-index\{", output)) == 7
 
 
+def test_a_short_run_with_retention_ends_with_the_stream_trimmed_and_nothing_missing() -> None:
+    with start_demo("--short", "--retain") as demo:
+        output, errors = demo.communicate(timeout=120)
+    assert demo.returncode == 0, output + errors
+    assert "✗" not in output
+    ((produced, documents),) = re.findall(r"✓ ([\d,]+) tweets produced = ([\d,]+) documents in the index", output)
+    (trimmed,) = re.findall(r"✓ ([\d,]+) entries trimmed once both groups had finished with them, 1 left", output)
+    assert produced == documents
+    assert int(trimmed.replace(",", "")) == int(produced.replace(",", "")) - 1
+
+
+@pytest.mark.parametrize("arguments", [("--cluster",), ("--example", "trades")])
+def test_retention_is_for_the_tweets_on_one_server(arguments: tuple[str, ...]) -> None:
+    with start_demo("--retain", *arguments) as demo:
+        _, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, "--retain is for the tweets on one server" in errors) == (1, True)
+
+
 def test_an_interrupted_run_stops_its_server_and_says_so() -> None:
     port = _free_port()
     with start_demo("--seconds", "60", "--port", str(port)) as demo:

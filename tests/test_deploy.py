@@ -59,7 +59,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_alert_rules_name_only_metrics_and_labels_that_are_sent() -> None:
     rules = RULES.read_text()
     expressions = expressions_of(rules)
-    assert len(expressions) == len(alerts_in(rules)) == 7
+    assert len(expressions) == len(alerts_in(rules)) == 9
     for expression in expressions:
         assert metrics_in(expression)
         assert metrics_in(expression) <= DEFINED
@@ -72,11 +72,20 @@ def test_outcomes_that_rules_and_queries_name_are_outcomes() -> None:
     assert set(named) <= {outcome.value for outcome in Outcome}
 
 
+@pytest.mark.skipif(not (DEPLOY.parent / "monitor" / "handling").exists(), reason="there are no handlers yet")
+def test_errors_that_rules_and_queries_name_are_classes_of_ours() -> None:
+    named = set(re.findall(r'error[_.]type(?:"\])?\s*=?=\s*"(\w+)"', RULES.read_text() + KQL.read_text()))
+    assert named == {"HandlerUnusable"}
+    sources = [path.read_text() for folder in ("monitor", "shared") for path in (DEPLOY.parent / folder).rglob("*.py")]
+    for name in named:
+        assert any(f"class {name}(" in source for source in sources)
+
+
 @needs_promtool
 def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", RULES)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "7 rules found" in checked.stdout
+    assert "9 rules found" in checked.stdout
 
 
 @needs_promtool
@@ -135,6 +144,42 @@ def test_the_dashboard_shows_every_metric() -> None:
     shown = {name for expression in dashboard_expressions() for name in metrics_in(expression)}
     for instrument in INSTRUMENTS:
         assert shown & prometheus_names(instrument), f"no panel shows {instrument.name}"
+
+
+KINDS = {"row", "stat", "timeseries"}
+NEEDED = {"id", "type", "title", "datasource", "gridPos", "targets"}
+
+
+def test_each_panel_has_what_grafanas_model_asks_for() -> None:
+    """Nothing here opens a Grafana: this is what its documentation of the JSON model names."""
+    for panel in dashboard()["panels"]:
+        assert panel.keys() >= NEEDED
+        assert panel["type"] in KINDS
+        assert {"x", "y", "w", "h"} == panel["gridPos"].keys()
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        if panel["type"] == "row":
+            assert (panel["targets"], panel["panels"], panel["gridPos"]["w"]) == ([], [], 24)
+        else:
+            assert panel["targets"]
+            assert panel["description"]
+            assert panel["fieldConfig"]["defaults"]["unit"]
+
+
+def test_rows_come_before_what_belongs_to_them_and_one_is_about_each_side() -> None:
+    panels = sorted(dashboard()["panels"], key=lambda panel: (panel["gridPos"]["y"], panel["gridPos"]["x"]))
+    assert panels == dashboard()["panels"]
+    assert next(panel["type"] for panel in panels) == "row"
+    assert [panel["title"].split(":")[0] for panel in panels if panel["type"] == "row"] == [
+        "Now", "Consumer group", "Recovery", "Sweeps", "Retention",
+    ]  # fmt: skip
+
+
+def test_every_variable_that_is_used_is_there_and_every_panel_asks_for_stream_and_group() -> None:
+    variables = {variable["name"] for variable in dashboard()["templating"]["list"]}
+    assert variables == {"datasource", "stream", "group"}
+    for panel in dashboard()["panels"]:
+        for target in panel["targets"]:
+            assert set(re.findall(r"\$(\w+)", target["expr"])) == {"stream", "group"}
 
 
 def test_the_dashboards_panels_do_not_overlap() -> None:

@@ -572,6 +572,7 @@ async def test_without_evalsha_it_is_refused_by_name(bench: Bench, raw: redis.Re
     finally:
         raw.execute_command("ACL", "DELUSER", "no_scripts")
     assert "ACTION=handle needs scripts" in str(report.error)
+    assert report.candidates == 0
     assert {consumer for consumer, _, _ in bench.rows().values()} == {b"crashed"}
 
 

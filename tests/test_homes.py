@@ -65,7 +65,9 @@ def of_final_stage(word: str) -> list[str]:
 
 def test_base_images_are_named_by_version_and_slim() -> None:
     stages = {"base", "build"}
-    images = [one.rest.split()[0] for one in instructions() if one.word == "FROM"]
+    (base,) = [one.rest for one in instructions() if one.stage < 0]
+    name, default = base.split("=", 1)
+    images = [one.rest.split()[0].replace(f"${{{name}}}", default) for one in instructions() if one.word == "FROM"]
     assert [image for image in images if image not in stages] == ["python:3.13-slim-bookworm"]
 
 
@@ -91,6 +93,22 @@ def test_commands_are_in_exec_form_so_that_signals_reach_the_janitor() -> None:
     assert json.loads(of_final_stage("ENTRYPOINT")[0]) == ["python", "-m", "monitor"]
     assert json.loads(of_final_stage("CMD")[0])[0] == "run"
     assert json.loads(of_final_stage("HEALTHCHECK")[0].split("CMD", 1)[1])[:3] == ["python", "-m", "monitor.heartbeat"]
+
+
+def extras_of_image() -> list[str]:
+    """The files of requirements that the image has by default, beside the command line's."""
+    (extras,) = [
+        one.rest.split("=", 1)[1] for one in instructions() if one.word == "ARG" and one.rest.startswith("EXTRAS=")
+    ]
+    return [word for word in shlex.split(shlex.split(extras)[0]) if word != "-r"]
+
+
+def test_the_image_has_what_its_manifests_can_ask_for() -> None:
+    """OTLP, metrics to pull, workload identity."""
+    wanted = {"requirements-telemetry.txt", "requirements-prometheus.txt", "requirements-entra.txt"}
+    assert set(extras_of_image()) == wanted
+    (copied,) = [one.rest for one in instructions() if one.word == "COPY" and one.rest.endswith("./")]
+    assert wanted <= set(copied.split())
 
 
 def environment_of_image() -> dict[str, str]:
@@ -143,13 +161,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert target.exists()
     in_context = context / "build"
     in_context.mkdir()
-    for name in ("requirements.txt", "requirements-cli.txt"):
-        shutil.copy(context / name, in_context / name)
+    for path in context.glob("requirements*.txt"):
+        shutil.copy(path, in_context / path.name)
     subprocess.run(["sh", "-c", edit], cwd=in_context, check=True)
     words = shlex.split(install)
     assert words[words.index("--target") + 1] == "/packages"
-    assert words[-3:] == ["-r", "requirements-cli.txt", "${PACKAGES}"]
-    (root / "packages").symlink_to(installed(tmp_path_factory, "image", "-r", str(in_context / "requirements-cli.txt")))
+    assert words[-4:] == ["${EXTRAS}", "-r", "requirements-cli.txt", "${PACKAGES}"]
+    files = [f"-r{in_context / name}" for name in (*extras_of_image(), "requirements-cli.txt")]
+    (root / "packages").symlink_to(installed(tmp_path_factory, "image", *files))
     words = shlex.split(compile_all)[1:]
     assert words[-1] == "/janitor"
     subprocess.run([sys.executable, *words[:-2], str(root / "janitor")], check=True)
@@ -173,15 +192,18 @@ def test_the_image_holds_the_janitor_and_no_secrets_tests_or_azure(image: Path) 
     names = {path.relative_to(image).as_posix() for path in files_in(image / "janitor")}
     assert {"janitor/monitor/settle.lua", "janitor/shared/settings.py"} <= names
     assert {name.split("/")[1] for name in names} == {"monitor", "shared", "stream_janitor"}
-    assert not (image / "packages" / "azure").exists()
+    assert not (image / "packages" / "azure" / "functions").exists()
 
 
 # --- the manifests ----------------------------------------------------------------------------------------------------------
 
 
+def manifests_for(mode: str) -> list[Manifest]:
+    return [dict(one) for path in (MANIFESTS / mode).iterdir() for one in yaml.safe_load_all(path.read_text())]
+
+
 def manifests() -> dict[str, Manifest]:
-    documents = (yaml.safe_load_all(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml")))
-    return {one["kind"]: one for document in documents for one in document}
+    return {one["kind"]: one for mode in MODES for one in manifests_for(mode)}
 
 
 def pod_of(kind: str) -> Manifest:
@@ -195,13 +217,29 @@ def container_of(kind: str) -> Manifest:
     return dict(container)
 
 
+MODES = {"deployment": "Deployment", "cronjob": "CronJob"}
 WORKLOADS = pytest.mark.parametrize("kind", ["Deployment", "CronJob"])
 
 
 def test_every_manifest_is_valid() -> None:
-    assert set(manifests()) == {"ConfigMap", "Secret", "Deployment", "CronJob"}
-    for manifest in manifests().values():
-        kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    assert set(manifests()) == {"ConfigMap", "Deployment", "CronJob", "PodDisruptionBudget"}
+    for mode in MODES:
+        for manifest in manifests_for(mode):
+            kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_applying_a_folder_starts_one_kind_of_janitor_and_no_placeholder_password(mode: str) -> None:
+    kinds = [manifest["kind"] for manifest in manifests_for(mode)]
+    assert set(kinds) & set(MODES.values()) == {MODES[mode]}
+    assert "Secret" not in kinds
+    assert not list(MANIFESTS.glob("*.yaml")), "kubectl apply -f deploy/kubernetes/ starts nothing"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_preset_that_needs_more_rights(mode: str) -> None:
+    (config,) = [one["data"] for one in manifests_for(mode) if one["kind"] == "ConfigMap"]
+    assert not set(config) & {"RECOVERY_RATE_LIMIT", "RECOVERED_CHANNEL", "REAP_CONSUMERS_AFTER_SEC", "ACK_REPLICAS"}
 
 
 def test_control_a_misspelt_field_is_found() -> None:
@@ -231,15 +269,14 @@ def test_pods_are_not_root_and_may_nothing(kind: str) -> None:
 @WORKLOADS
 def test_pods_read_every_setting_from_the_config_map_and_the_password_from_the_secret(kind: str) -> None:
     container = container_of(kind)
-    config, secret = manifests()["ConfigMap"], manifests()["Secret"]
+    config = manifests()["ConfigMap"]
     assert container["envFrom"] == [
         {"configMapRef": {"name": config["metadata"]["name"]}},
-        {"secretRef": {"name": secret["metadata"]["name"]}},
+        {"secretRef": {"name": "stream-janitor"}},
     ]
     assert "env" not in container
-    assert set(secret["stringData"]) == {"REDIS_PASSWORD"}
     assert set(config["data"]) <= set(DEFAULTS) - {"REDIS_PASSWORD"}
-    Settings.from_env({**config["data"], **secret["stringData"]})
+    Settings.from_env({**config["data"], "REDIS_PASSWORD": "from the secret"})
 
 
 @WORKLOADS
@@ -262,7 +299,7 @@ def test_liveness_is_a_finished_attempt_and_never_redis_or_the_backlog() -> None
     assert container["args"] == json.loads(of_final_stage("CMD")[0])
     assert container["livenessProbe"]["exec"]["command"] == health
     assert container["startupProbe"]["exec"]["command"] == health
-    assert container["readinessProbe"]["exec"]["command"][:4] == ["python", "-m", "monitor", "check"]
+    assert container["readinessProbe"]["exec"]["command"] == [*health[:-1], "--ready", health[-1]]
     assert health[-1] == container["args"][-1], "the file that is written is the one that is looked at"
 
 
@@ -326,14 +363,14 @@ def test_a_pod_sweeps_lives_through_redis_being_away_and_ends_on_sigterm(
         try:
             eventually(lambda: scene.pending() == 0)
             assert probe(image, alive, {}).code == 0
-            assert probe(image, ready, environment).code == 0
+            eventually(lambda: probe(image, ready, {}).code == 0)
             raw.close()
             passing_server.kill()
             for _ in range(2):  # attempts go on
                 seen = beats.read_text()
                 eventually(lambda seen=seen: beats.read_text() != seen)
             assert probe(image, alive, {}).code == 0
-            assert probe(image, ready, environment).code == 3
+            eventually(lambda: probe(image, ready, {}).code == 1)
             janitor.send_signal(signal.SIGSTOP)  # hangs
             eventually(lambda: heartbeat.left_s(beats) < 0)
             assert probe(image, alive, {}).code == 1

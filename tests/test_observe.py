@@ -65,7 +65,6 @@ async def test_it_tells_what_every_action_would_do_and_changes_nothing(stuck: Sc
             "dead_lettered (requeued as often as MAX_REQUEUES allows)": 1,
             "deleted (gone from the stream while pending)": 1,
         },
-        "handle": {"handled": 8, "deleted (gone from the stream while pending)": 1},
         "dead_letter": {"dead_lettered (abandoned)": 8, "deleted (gone from the stream while pending)": 1},
     }
     assert report.observed.would_remove_consumers == 0  # idle for no second yet
@@ -132,10 +131,7 @@ def test_show_and_a_dry_run_tell_and_change_nothing(stuck: Scene) -> None:
     first = stuck.pending_rows()[0][0]
     assert isinstance(first, bytes)
     told = inside(environment, "show", first.decode()).out
-    assert (
-        "ACTION=observe; store: processed; requeue: requeued; handle: handled; dead_letter: dead_lettered (abandoned)"
-        in told
-    )
+    assert "ACTION=observe; store: processed; requeue: requeued; dead_letter: dead_lettered (abandoned)" in told
     assert dump(stuck) == before
 
 

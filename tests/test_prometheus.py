@@ -48,9 +48,11 @@ class _Report:
     duration_s: float = 0.1
     complete: bool = True
     settle_mode: str = "none"
+    trimmed: int = 0
+    dead_letters_trimmed: int = 0
 
 
-FACTS = SweepFacts(_Report(), OUTCOMES, {}, Standing(7, 12.5, 3, 1), None)
+FACTS = SweepFacts(_Report(), OUTCOMES, {}, Standing(7, 12.5, 3, 1, 100, 0.0), None)
 
 
 @pytest.fixture
@@ -295,7 +297,7 @@ def test_a_single_sweep_does_not_listen_and_says_so(scene: Scene) -> None:
 # --- the process that is scraped ------------------------------------------------------------------------------------------
 
 
-def _pulled_from(port: int) -> str:
+def pulled_from(port: int) -> str:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
             return str(response.read().decode())
@@ -314,9 +316,9 @@ def test_run_is_scraped_while_it_sweeps_and_frees_the_port_when_it_ends(scene: S
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
     }
     settled = re.compile(r'stream_janitor_settled_total\{.*outcome="processed"\} 3\.0')
-    err = _run_until(environment, lambda: bool(settled.search(_pulled_from(port))))
+    err = _run_until(environment, lambda: bool(settled.search(pulled_from(port))))
     assert "warning" not in err
-    assert _pulled_from(port) == ""
+    assert pulled_from(port) == ""
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_fields_without_a_row_are_those_that_no_variable_of_their_own_fills() ->
         for field in dataclasses.fields(settings_class)
         if "without_row" in field.metadata
     }
-    assert set(without) == {"port", "other_hosts", "tls_name", "redis"}
+    assert set(without) == {"port", "other_hosts", "tls_name", "redis", "own_groups"}
     assert all(without.values())
 
 

@@ -48,6 +48,7 @@ def test_the_required_variables_alone_give_the_documented_defaults() -> None:
     assert (stream.settle_mode, stream.on_conflict, stream.max_attempts) == ("auto", "overwrite", 10)
     assert (stream.dead_letter_stream, stream.ack_replicas) == ("tweets_stream:dead", None)
     assert (stream.reap_after_ms, stream.reap_keep, stream.keep_trace_fields) == (0, (), False)
+    assert (stream.retain_ms, stream.retain_ignore_groups, stream.dead_letter_retain_ms) == (None, (), None)
 
 
 def test_every_documented_default_may_be_written_out() -> None:
@@ -170,6 +171,10 @@ def test_a_budget_is_refused_unless_it_is_under_the_interval(budget: str, schedu
         ("REAP_CONSUMERS_AFTER_SEC", "3600", "reap_after_ms", 3_600_000),
         ("REAP_KEEP", "worker-*, batch ,", "reap_keep", ("worker-*", "batch")),
         ("KEEP_TRACE_FIELDS", "true", "keep_trace_fields", True),
+        ("RETAIN_SEC", "3600", "retain_ms", 3_600_000),
+        ("RETAIN_SEC", "Off", "retain_ms", None),
+        ("RETAIN_IGNORE_GROUPS", "tail-*, audit", "retain_ignore_groups", ("tail-*", "audit")),
+        ("DEAD_LETTER_RETAIN_SEC", "60", "dead_letter_retain_ms", 60_000),
     ],
 )
 def test_a_variable_reaches_its_field(name: str, text: str, field: str, value: object) -> None:
@@ -243,6 +248,8 @@ BAD = {
     "HANDLER_TIMEOUT_SEC": ["0", "-1", "soon", "nan"],
     "HANDLER_BATCH": ["0", "501", "all"],
     "HANDLER_CONCURRENCY": ["0", "65", "many"],
+    "RETAIN_SEC": ["0", "-1", "7d", "on"],
+    "DEAD_LETTER_RETAIN_SEC": ["0", "-1", "7d", "on"],
 }
 ANYTHING_GOES = {
     "REDIS_PASSWORD",
@@ -257,6 +264,7 @@ ANYTHING_GOES = {
     "HANDLER_SECRET",
     "SQL_TABLE",
     "SQL_COLUMNS",
+    "RETAIN_IGNORE_GROUPS",
 }
 
 

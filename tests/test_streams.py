@@ -77,6 +77,8 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
         "recovered_channel": "news", "index_create": "never", "store_ttl_sec": 60, "store_as": "json",
         "payload_field": "data",
         "requeue_to": "", "max_requeues": 5, "requeue_with_other_groups": False,
+        "retain_sec": 60, "retain_ignore_groups": "tail-*",
+        "dead_letter_retain_sec": 90,
     }  # fmt: skip
     assert set(values) == set(ITEM_KEYS)
     (stream,) = settings_of(values).streams
@@ -101,6 +103,28 @@ def test_every_key_of_an_item_stands_for_a_flat_variable() -> None:
     assert (stream.max_deliveries, stream.retry_backoff, stream.retry_backoff_max_ms) == (7, 1.5, 60_000)
     assert stream.dead_letter_brake is False
     assert (stream.store_ttl_ms, stream.store_as, stream.payload_field) == (60_000, "json", "data")
+    retention = (stream.retain_ms, stream.retain_ignore_groups, stream.dead_letter_retain_ms)
+    assert retention == (60_000, ("tail-*",), 90_000)
+
+
+def test_two_items_of_one_stream_have_one_retention() -> None:
+    problems = problems_of(
+        json.dumps([{"name": "a", "retain_sec": 60}, {"name": "a", "group": "g2", "retain_sec": 61}])
+    )
+    assert problems == (
+        "STREAMS: stream 'a' is there with different retain_sec or retain_ignore_groups: it can have only one",
+    )
+    both = settings_of({"name": "a", "retain_sec": 60}, {"name": "a", "group": "g2", "retain_sec": 60}).streams
+    assert [one.own_groups for one in both] == [("group", "g2")] * 2
+
+
+def test_two_items_of_one_dead_letter_stream_have_one_retention_there() -> None:
+    items = [
+        {"name": name, "dead_letter_stream": "dead", "dead_letter_retain_sec": retain}
+        for name, retain in (("a", 1), ("b", "off"))
+    ]
+    (problem,) = problems_of(json.dumps(items))
+    assert problem.startswith("STREAMS: dead-letter stream 'dead' is there with different dead_letter_retain_sec")
 
 
 def test_partitions_stand_for_streams_numbered_from_0() -> None:

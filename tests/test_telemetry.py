@@ -330,6 +330,8 @@ class _Report:
     duration_s: float = 0.1
     complete: bool = True
     settle_mode: str = "none"
+    trimmed: int = 0
+    dead_letters_trimmed: int = 0
 
 
 @pytest.mark.parametrize(("after_s", "is_told"), [(-1, True), (0, False), (1, False)])

@@ -43,7 +43,7 @@ class HandleAction:
 
     @classmethod
     async def mode_of(cls, link: RedisLink, settings: StreamSettings) -> SettleMode:
-        return SettleMode("handle", "entries are given to your code", "ACTION=handle")
+        return SettleMode("handle", "entries are carried to the handler", "ACTION=handle")
 
     async def settler(self, retry: Retry) -> Settler:
         async with self._opening:

@@ -19,12 +19,15 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
+from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
+from monitor.retention import Retention
 from monitor.shard_indexes import shard_indexes
+from monitor.stream_retention import dead_letter_policy, stream_policy
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.hash_tags import has_hash_tag
@@ -207,6 +210,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             await _handle(findings, link, redis, stream)
             return
         search = SearchIndex(link, stream)
+        index = await search.ask()
         await _json_module(findings, link, stream)
         index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
@@ -217,6 +221,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         if stream.action == "observe":
             return
         await _dead_letter_stream(findings, link, stream)
+        await _retention(findings, link, stream)
         _rate_limit(findings, stream)
         await _recovered_channel(findings, link, redis, stream)
         if isinstance(link, ClusterLink) and names:
@@ -226,6 +231,21 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
+
+
+async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
+    """The handler is looked for, not opened or called."""
+    from monitor.actions.handle import spec_of
+    from monitor.handling.find import find
+
+    try:
+        find(spec_of(stream))
+        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
+    except SettingsError as error:
+        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
+    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
+    await _dead_letter_stream(findings, link, stream)
+    _rate_limit(findings, stream)
 
 
 ACTIONS_TOLD: Final = {
@@ -269,21 +289,6 @@ async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSet
             else ""
         )
         findings.ok("target", f"{target}{also}", **named)
-
-
-async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, stream: StreamSettings) -> None:
-    """The handler is looked for, not opened or called."""
-    from monitor.actions.handle import spec_of
-    from monitor.handling.find import find
-
-    try:
-        find(spec_of(stream))
-        findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
-    except SettingsError as error:
-        findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
-    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
-    await _dead_letter_stream(findings, link, stream)
-    _rate_limit(findings, stream)
 
 
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
@@ -379,6 +384,27 @@ async def _shard_indexes(findings: Findings, link: ClusterLink, stream: StreamSe
             "index", f"{name} is out of reach since its slot moved to another shard, and goes on indexing: to drop it, move "
             f"slot {key_slot(name.encode())} back, FT.DROPINDEX {name}, and move the slot again", stream=stream.stream,
         )  # fmt: skip
+
+
+async def _retention(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """What is thrown away by age, and what keeps it from going."""
+    for name, policy, what in (
+        (stream.stream, stream_policy(stream), "entries that every group has finished with"),
+        (stream.dead_letter_stream, dead_letter_policy(stream), "dead letters are thrown away for good"),
+    ):
+        if name is None or policy is None:
+            continue
+        text = f"{name}: {what} are trimmed" if policy.needs_group else f"{name}: {what}"
+        text += f" once they are {span(policy.retain_ms / 1000)} old"
+        try:
+            retained = await Retention(link, name, policy, dry_run=True).look()
+        except RedisRefused as error:
+            findings.problem("retention", f"{name}: {error}", stream=stream.stream)
+        except ResponseError as error:  # a right is missing, which is a finding of its own
+            findings.ok("retention", f"{text} (what holds it is not known: {code_of(error)})", stream=stream.stream)
+        else:
+            hindrance = "" if retained.hindrance is None else f"; now {retained.hindrance.text}"
+            findings.ok("retention", text + hindrance, stream=stream.stream)
 
 
 def _rate_limit(findings: Findings, stream: StreamSettings) -> None:

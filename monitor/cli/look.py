@@ -12,6 +12,7 @@ from monitor import group_stats
 from monitor.actions import action_class
 from monitor.consumers import Consumer, consumers_of
 from monitor.decide import is_abandoned, last_id_worth_reading
+from monitor.groups import groups_of
 from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.pending import (
     FIRST,
@@ -23,6 +24,10 @@ from monitor.pending import (
     read_page,
     summary_of,
 )
+from monitor.retained import Retained
+from monitor.retention import Retention
+from monitor.stream_retention import stream_policy
+from shared.errors import RedisRefused
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
@@ -93,6 +98,10 @@ class Overview:
     index: IndexInfo
     index_names: tuple[str, ...]
     """What it is called here: in a cluster perhaps one name for each shard."""
+    stream_length: int | None
+    first_entry_age_ms: int | None
+    retained: Retained | None
+    """Where RETAIN_SEC is set: what holds the stream."""
 
     @property
     def oldest_age_ms(self) -> int | None:
@@ -120,14 +129,15 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         ("TIME",),
         ("XINFO", "CONSUMERS", settings.stream, settings.group),
         ("XRANGE", settings.dead_letter_stream or settings.stream, "-", "+", "COUNT", 1),
+        ("XRANGE", settings.stream, "-", "+", "COUNT", 1),
         *about_index,
         *group_stats.question(settings),
     ]
-    pending, time, consumers, oldest_letter, *replies = await link.pipelined(commands)
+    pending, time, consumers, oldest_letter, first, *replies = await link.pipelined(commands)
     raise_first((pending, time))
     summary, now_ms = summary_of(pending), milliseconds(time)
     index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
-    lag, dead_letters = group_stats.answer(settings, standing_replies)
+    lag, dead_letters, length = group_stats.answer(settings, standing_replies)
     return Overview(
         now_ms=now_ms,
         summary=summary,
@@ -138,7 +148,20 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         oldest_dead_letter_age_ms=None if not dead_letters else _age_ms(oldest_letter, now_ms),
         index=index.answer(index_replies) if uses_index else IndexInfo(OFF),
         index_names=index.names,
+        stream_length=length,
+        first_entry_age_ms=_age_ms(first, now_ms),
+        retained=await _retained(link, settings),
     )
+
+
+async def _retained(link: RedisLink, settings: StreamSettings) -> Retained | None:
+    policy = stream_policy(settings)
+    if policy is None:
+        return None
+    try:
+        return await Retention(link, settings.stream, policy, dry_run=True).look()
+    except (RedisError, RedisRefused):
+        return None
 
 
 def _age_ms(entries: Reply, now_ms: int) -> int | None:
@@ -190,11 +213,10 @@ async def with_oldest(
 async def last_delivered_id(link: RedisLink, settings: StreamSettings) -> bytes | None:
     """The greatest id that the group was given; None without the right to XINFO GROUPS."""
     try:
-        rows = await link.call("XINFO", "GROUPS", settings.stream)
+        groups = await groups_of(link, settings.stream)
     except RedisError:
         return None
-    maps = (row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True)) for row in rows)
-    return next((row[b"last-delivered-id"] for row in maps if row[b"name"] == settings.group.encode()), None)
+    return next((group.last_delivered_id for group in groups if group.name == settings.group.encode()), None)
 
 
 def milliseconds(time: Sequence[bytes]) -> int:

@@ -69,4 +69,16 @@ def _end(call: Call, text: str, code: int) -> int:
 
 def _add_commands() -> None:
     """Importing them adds them to ``commands``."""
-    from monitor.cli import consumers, doctor, letters, pending, purge, redriving, show, status, sweeps  # noqa: F401
+    from monitor.cli import (  # noqa: F401
+        consumers,
+        doctor,
+        groups,
+        letters,
+        pending,
+        purge,
+        redriving,
+        retention,
+        show,
+        status,
+        sweeps,
+    )

@@ -64,7 +64,7 @@ def needed(settings: StreamSettings, by_script: bool, cluster: bool, index_names
     for_index = [right for name in index_names for right in _for_index(name, settings.store_as.upper())]
     if len(index_names) > 1:
         for_index.append(Right("ft._list", "", ("FT._LIST",), "finding each shard's index"))
-    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
+    others = (_for_dead_letters, _for_reaping, _for_rate_limit, _for_retention)
     return rights + for_index + [right for those in others for right in those(settings)]
 
 
@@ -79,7 +79,14 @@ def _for_acting(settings: StreamSettings, by_script: bool, cluster: bool) -> lis
     if settings.action == "requeue":
         rights += _for_requeue(settings)
     stores = settings.action == "store"
-    if by_script or (stores and is_stored_by_script(settings)) or settings.reap_after_ms or settings.rate_limit:
+    retains = settings.retain_ms is not None or settings.dead_letter_retain_ms is not None
+    if (
+        by_script
+        or (stores and is_stored_by_script(settings))
+        or settings.reap_after_ms
+        or settings.rate_limit
+        or retains
+    ):
         rights += SCRIPTS
     if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
         rights.append(Right("wait", "", ("WAIT", NO_NUMBER, NO_NUMBER), "ACK_REPLICAS"))
@@ -124,7 +131,7 @@ def needed_to_handle(settings: StreamSettings, cluster: bool) -> list[Right]:
         Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
         *SCRIPTS,
     ]
-    others = (_for_dead_letters, _for_reaping, _for_rate_limit)
+    others = (_for_dead_letters, _for_reaping, _for_rate_limit, _for_retention)
     return rights + (CLUSTER if cluster else []) + [right for those in others for right in those(settings)]
 
 
@@ -208,6 +215,25 @@ def _for_rate_limit(settings: StreamSettings) -> list[Right]:
         Right("hincrby", key, ("HINCRBY", key, "f", NO_NUMBER), purpose),
         Right("hdel", key, ("HDEL", key, "doctor:no-such-field"), purpose),
         Right("expire", key, ("EXPIRE", key, NO_NUMBER), purpose),
+    ]
+
+
+def _for_retention(settings: StreamSettings) -> list[Right]:
+    rights = []
+    if settings.retain_ms is not None:
+        rights += _to_trim(settings.stream, "RETAIN_SEC")
+    dead = settings.dead_letter_stream
+    if settings.dead_letter_retain_ms is not None and dead is not None:
+        purpose = "DEAD_LETTER_RETAIN_SEC"
+        rights += [Right("xrange", dead, ("XRANGE", dead, NO_ID, NO_ID), purpose), *_to_trim(dead, purpose)]
+        rights.append(Right("xpending", dead, ("XPENDING", dead, NO_GROUP, "-", "+", NO_NUMBER), purpose))
+    return rights
+
+
+def _to_trim(stream: str, purpose: str) -> list[Right]:
+    return [
+        Right("xinfo|groups", stream, ("XINFO", "GROUPS", stream), purpose),
+        Right("xtrim", stream, ("XTRIM", stream, "MAXLEN", "=", NO_NUMBER), purpose),
     ]
 
 

@@ -144,6 +144,9 @@ def _record(settings: StreamSettings, seen: Overview) -> dict[str, Any]:
         "pending": seen.summary.total,
         "oldest_pending_age_s": _seconds(seen.oldest_age_ms),
         "lag": seen.lag,
+        "stream_length": seen.stream_length,
+        "first_entry_age_s": _seconds(seen.first_entry_age_ms),
+        "retention": None if seen.retained is None else seen.retained.line,
         "next_sweep_takes_up": sample.due,
         "looked_at": sample.looked_at,
         "looked_at_all": sample.is_all,
@@ -202,14 +205,26 @@ def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
     verb = "would take up" if settings.action == "observe" else "takes up"
     limit = f"; at most {settings.rate_limit:,} a second" if settings.rate_limit else ""
     action = [] if settings.action == "store" else [("action", _ACTIONS[settings.action].format(settings))]
+    first = "" if seen.first_entry_age_ms is None else f", the first {span(seen.first_entry_age_ms / 1000)} old"
     return [
         *action,
+        ("stream", f"{NOT_TOLD if seen.stream_length is None else f'{seen.stream_length:,} entries'}{first}"),
+        ("retention", _retention(settings, seen)),
         ("pending", f"{total:,}{oldest}"),
         ("not delivered", NOT_TOLD if seen.lag is None else f"{seen.lag:,}"),
         ("next sweep", f"{verb} {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s{limit})"),
         ("dead letters", letters),
         ("index", f"{named}{index.status}{documents}" if index.status != "off" else "off"),
     ]
+
+
+def _retention(settings: StreamSettings, seen: Overview) -> str:
+    if settings.retain_ms is None:
+        return "off"
+    after = f"after {span(settings.retain_ms / 1000)}"
+    if seen.retained is None:
+        return after
+    return f"{after}: {seen.retained.line or 'held by no group'}"
 
 
 def _bars(title: str, names: Sequence[str], counts: Sequence[int], is_terminal: bool) -> list[str]:

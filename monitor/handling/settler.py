@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Final
-
-from redis import exceptions as redis_errors
-from redis.exceptions import RedisError
 
 from monitor.batch import Batch
 from monitor.context import SweepContext
-from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
-from monitor.fetch import CAME_AND_WENT
-from monitor.gone import GONE, THERE, Gone
-from monitor.handling.attempts import Claimer, Claims
-from monitor.handling.claimed import Attempt
+from monitor.handling.attempts import Claims
+from monitor.handling.carrying import Carried, Carrier
 from monitor.handling.leases import Leases
 from monitor.handling.opened import OpenHandler
 from monitor.handling.runner import Runner, Slot
@@ -31,32 +22,16 @@ from monitor.handling.settling import Settling
 from monitor.handling.trace import current_trace
 from monitor.outcomes import Outcome
 from monitor.pending import PendingEntry
-from monitor.portion import Portion
 from monitor.sweep_state import SweepState
 from monitor.trace_fields import split_from_trace
-from shared.errors import HandlerUnusable, JanitorError
-from shared.retry import code_of, missing_right
-from stream_janitor.fence import undone
+from shared.errors import HandlerUnusable
 
 logger = logging.getLogger("monitor")
 
 LAST_SECOND_S: Final = 1.0
 """What has to be left beside the timeout, so that the verdicts can be carried out."""
-BATCH_BYTES: Final = 2_000_000
-"""What the entries of one call may weigh, unless it is a single one."""
-FIRST_PORTION: Final = 4
 NOT_BEGUN: Final = "no call was begun any more, as the sweep was ending"
 STILL_IN_HAND: Final = "a handler call of this process hangs with it"
-NO_EVALSHA: Final = "ACTION=handle needs scripts: grant the Redis user +evalsha and +script|load"
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """Entries that were read for one call: the first ``taken`` of a batch, less those that the stream does not have."""
-
-    taken: int
-    fields: dict[bytes, list[bytes]]
-    """Entry id → names and values in turn."""
 
 
 class HandleSettler:
@@ -80,12 +55,8 @@ class HandleSettler:
         self._settings = settings
         self._runner, self._handler, self._threshold_ms = runner, handler, threshold_ms
         self._timeout_s = settings.handler_timeout_ms / 1000
-        self._reader = EntryReader(context.link, settings.stream, Portion(FIRST_PORTION, settings.handler_batch))
-        self._gone = Gone(context.link, settings)
-        self._claimer = Claimer(context.link, settings)
         self._leases = Leases(context.link, settings)
-        self._first_sent_s: dict[bytes, float] = {}
-        """First id of a claim whose reply was lost → when it was sent."""
+        self._carrier = Carrier(context, state, self._leases, threshold_ms)
         self.calls = 0
         """How many came to an end."""
         self.is_away = False
@@ -146,9 +117,7 @@ class HandleSettler:
                 slot = taking.result()
         finally:
             ending.cancel()
-            if (
-                slot is None
-            ):  # one that is granted all the same, also if this is cancelled, belongs to the next who asks
+            if slot is None:  # granted all the same, also if this is cancelled: it belongs to the next who asks
                 taking.add_done_callback(_give_back)
                 taking.cancel()
         return slot
@@ -157,130 +126,20 @@ class HandleSettler:
 
     async def _settle_in(self, slot: Slot, entries: Sequence[PendingEntry]) -> Batch:
         async with self._context.link.turn_at(self._settings.stream, self._context.concurrency):
-            batch, carried, claims = await self._claimed(entries)
+            try:
+                batch, carried, claims = await self._carrier.claimed(entries)
+            except HandlerUnusable as error:
+                self._state.fail(error)
+                return Batch(0)
         if not claims.ours:
             return batch
         if not self.has_time() or self._state.is_ending:
-            await self._undo(claims.ours)
+            await self._carrier.undo(claims.ours)
             batch.named += [(Outcome.RETRIED, NOT_BEGUN, attempt.entry_id) for attempt in claims.ours]
             self._state.stop()
             return batch
         await self._call(slot, carried, claims, batch)
         return batch
-
-    async def _claimed(self, entries: Sequence[PendingEntry]) -> tuple[Batch, Carried, Claims]:
-        """Read and claim what one call gets; the batch has the fate of those that are not ours."""
-        if len(entries) == 1 and not self._reader.portion.is_careful:
-            at_once = await self._claimed_at_once(entries[0])
-            if at_once is not None:
-                return at_once
-        batch = Batch(len(entries))
-        try:
-            carried = await self._read(entries)
-        except TooLargeToCarry:
-            batch.taken = 1
-            batch.named.append((Outcome.FAILED, TOO_LARGE, entries[0].entry_id))
-            return batch, Carried(1, {}), Claims(0, 0.0, 0)
-        batch.taken = carried.taken
-        present = [entry for entry in entries[: carried.taken] if entry.entry_id in carried.fields]
-        claims = Claims(0, 0.0, 0)
-        if present:
-            claims = await self._claim(present)
-            batch.wait_s = claims.wait_s
-            if claims.tried < len(present):
-                batch.taken = list(entries).index(present[claims.tried])
-            batch.deleted += claims.gone
-            batch.lost += claims.lost
-            self._leases.take(attempt.claim for attempt in claims.ours)
-        missing = [entry for entry in entries[: batch.taken] if entry.entry_id not in carried.fields]
-        if missing:
-            await self._take_off([entry.entry_id for entry in missing], batch)
-        return batch, carried, claims
-
-    async def _claimed_at_once(self, entry: PendingEntry) -> tuple[Batch, Carried, Claims] | None:
-        """One entry is carried whatever it weighs: claimed and read in one round trip. None where that is not straightforward.
-
-        Raises:
-            redis.exceptions.RedisError: the claim may be ours; the next try goes step by step and finds out.
-        """
-        stream, batch, sent_s = self._settings.stream, Batch(1), time.monotonic()
-        claim = self._claimer.command([entry], self._threshold_ms)
-        try:
-            reply, rows = await self._context.link.pipelined(
-                [claim, ("XRANGE", stream, entry.entry_id, entry.entry_id)]
-            )
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError):
-            self._first_sent_s.setdefault(entry.entry_id, sent_s)
-            self._reader.portion.was_lost()
-            raise
-        if isinstance(reply, Exception):  # nothing was claimed; perhaps the server does not have the script yet
-            return None
-        claims = self._claimer.claims_of([entry], reply)
-        if claims.ours and (isinstance(rows, Exception) or not rows):
-            await self._undo(claims.ours)
-            return None
-        batch.taken, batch.wait_s, batch.lost = claims.tried, claims.wait_s, claims.lost
-        batch.deleted += claims.gone
-        self._leases.take(attempt.claim for attempt in claims.ours)
-        return batch, Carried(claims.tried, {entry.entry_id: rows[0][1]} if claims.ours else {}), claims
-
-    async def _read(self, entries: Sequence[PendingEntry]) -> Carried:
-        """Up to BATCH_BYTES of them, one at least, a portion at a time."""
-        fields: dict[bytes, list[bytes]] = {}
-        taken = weight = 0
-        while taken < len(entries) and weight < BATCH_BYTES:
-            ids = [entry.entry_id for entry in entries[taken : taken + self._reader.portion.size]]
-            held = await self._state.persist(partial(self._read_portion, ids))
-            for entry_id, pairs in zip(ids, held, strict=False):
-                grown = weight + sum(map(len, pairs or ()))
-                if grown > BATCH_BYTES and fields:
-                    return Carried(taken, fields)
-                weight, taken = grown, taken + 1
-                if pairs is not None:
-                    fields[entry_id] = pairs
-        return Carried(taken, fields)
-
-    async def _read_portion(self, ids: Sequence[bytes]) -> list[list[bytes] | None]:
-        """Fewer of them after a reply was lost."""
-        return await self._reader.read(ids[: self._reader.portion.size])
-
-    async def _claim(self, present: Sequence[PendingEntry]) -> Claims:
-        """An error may leave them claimed, with no code run: the next try knows what the first one claimed."""
-        first_id = present[0].entry_id
-        sent_s = time.monotonic()
-        try:
-            claims = await self._claimer.claim(present, self._threshold_ms, self._first_sent_s.get(first_id))
-        except RedisError as error:
-            if _is_without_scripts(error):
-                raise HandlerUnusable(NO_EVALSHA) from None
-            self._first_sent_s.setdefault(first_id, sent_s)
-            raise
-        self._first_sent_s.pop(first_id, None)
-        return claims
-
-    async def _take_off(self, missing: Sequence[bytes], batch: Batch) -> None:
-        """An error is only noted: others of the batch are claimed by now, and have to be called with."""
-        try:
-            words = await self._gone.take_off(missing, self._settings.min_idle_ms)
-        except RedisError as error:
-            batch.named += [(Outcome.FAILED, f"refused by the server ({code_of(error)})", one) for one in missing]
-            return
-        for entry_id, word in zip(missing, words, strict=True):
-            if word == GONE:
-                batch.deleted.append(entry_id)
-            elif word == THERE:
-                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
-            else:
-                batch.lost += 1
-
-    async def _undo(self, attempts: Sequence[Attempt]) -> None:
-        """No code ran, so it was no attempt: as if it had not been claimed. Not repeated: fence.lua says why."""
-        self._leases.drop(attempt.entry_id for attempt in attempts)
-        changes = [undone(attempt.claim, max(attempt.found.idle_ms, 0)) for attempt in attempts]
-        try:
-            await self._leases.send([self._leases.command(changes)])
-        except (RedisError, JanitorError) as error:
-            logger.warning("%s: %d claims were not undone (%s)", self._settings.stream, len(attempts), code_of(error))
 
     async def _call(self, slot: Slot, carried: Carried, claims: Claims, batch: Batch) -> None:
         attempts, settings = claims.ours, self._settings
@@ -302,10 +161,3 @@ class HandleSettler:
 def _give_back(taking: asyncio.Future[Slot | None]) -> None:
     if not taking.cancelled() and taking.exception() is None and (slot := taking.result()) is not None:
         slot.give_back()
-
-
-def _is_without_scripts(error: RedisError) -> bool:
-    """Not a right that a script's own commands need: that is named as ever."""
-    if code_of(error) == "NOCOMMAND":
-        return "evalsha" in str(error).lower() or "script" in str(error).lower()
-    return code_of(error) == "NOPERM" and missing_right(error) in ("the right +evalsha", "the right +script|load")

@@ -6,7 +6,19 @@ import asyncio
 import logging
 
 from demo.redis import RedisServer
-from tests.faults import cuts, entries, kills, machine, refusals, requeues, rivals, shards, silences, versions
+from tests.faults import (
+    cuts,
+    entries,
+    kills,
+    machine,
+    refusals,
+    requeues,
+    retentions,
+    rivals,
+    shards,
+    silences,
+    versions,
+)
 from tests.faults.runner import Result, Row, Stage, play
 
 ROWS: list[Row] = [
@@ -19,6 +31,7 @@ ROWS: list[Row] = [
     *entries.ROWS,
     *machine.ROWS,
     *rivals.ROWS,
+    *retentions.ROWS,
     *versions.ROWS,
 ]
 
