@@ -46,7 +46,15 @@ def _measure(example: Example, entries: int) -> Memory:
     stream = example.stream
     items = [_fields(item) for item in _items(example, entries)]
     with RedisServer(search=True) as server, Redis(port=server.port) as client:
-        settings = example.values | server.environment | {"INDEX_SCHEMA": "off", "RECOVERY_RATE_LIMIT": "0"}
+        settings = (
+            example.values
+            | server.environment
+            | {
+                "INDEX_SCHEMA": "off",
+                "RECOVERY_RATE_LIMIT": "0",
+                "DEAD_LETTER_BRAKE": "off",  # all of them are dead-lettered once, to be weighed
+            }
+        )
         client.xgroup_create(stream.stream, stream.group, "0", mkstream=True)
         _warm_up(client, settings, stream, items[:1])
         empty = _used(client)

@@ -44,7 +44,9 @@ OF_THE_PLATFORM = {"FUNCTIONS_WORKER_RUNTIME": "python", "AzureWebJobsStorage": 
 
 
 def test_every_example_has_its_settings_file_and_every_file_its_example() -> None:
-    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(f"{name}.json" for name in EXAMPLES)
+    assert sorted(path.name for path in FOLDER.iterdir() if path.is_file()) == sorted(
+        f"{name}.json" for name in EXAMPLES
+    )
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
