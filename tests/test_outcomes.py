@@ -70,3 +70,20 @@ def test_an_actions_page_names_no_setting_that_there_is_not(page: Path) -> None:
     named = {name for cell in first_column for name in re.findall(r"[A-Z_]{4,}", cell)}
     assert named or page.name != "store.md"
     assert named <= set(ROWS)
+
+
+def test_nothing_that_belongs_to_an_action_is_forgotten() -> None:
+    """Its forecast, what doctor and status say of it, its page, and its value of ACTION."""
+    from monitor.cli.doctor import ACTIONS_TOLD
+    from monitor.cli.status import _ACTIONS
+    from monitor.forecast import FORECASTS
+
+    assert (
+        set(ACTIONS)
+        == set(FORECASTS)
+        == set(ACTIONS_TOLD)
+        == {page.stem for page in (ROOT / "docs" / "actions").glob("*.md")}
+    )
+    assert set(ACTIONS) - {"store"} <= set(_ACTIONS)
+    for name in ACTIONS:
+        ROWS["ACTION"].parse(name)
