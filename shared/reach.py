@@ -41,7 +41,7 @@ async def connect_first(
                 raise TlsMismatch(server_speaks_tls=False)
         await connecting
     except (ConnectionError, TimeoutError) as error:
-        if not is_silent_about_tls(error) or not await (speaks_plain if tls else speaks_tls)(host, port):
+        if not is_silent_about_tls(error) or not await _is_mismatch(host, port, tls):
             raise
         mismatch = TlsMismatch(server_speaks_tls=not tls)
     else:
@@ -49,6 +49,12 @@ async def connect_first(
     finally:
         await _ended(connecting)
     raise mismatch
+
+
+async def _is_mismatch(host: str, port: int, tls: bool) -> bool:
+    """Plain first: it answers at once, where a server without TLS leaves a TLS greeting without an answer."""
+    is_plain = await speaks_plain(host, port)
+    return is_plain if tls else not is_plain and await speaks_tls(host, port)
 
 
 async def _ended(task: asyncio.Future[None]) -> None:
