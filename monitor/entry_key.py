@@ -22,16 +22,24 @@ _ENTRY: Final = ENTRY_ID.encode()
 class EntryKey:
     """The rule of one stream: HASH_PREFIX, then the value of ID_FIELDS."""
 
-    __slots__ = ("_names", "_paths", "_prefix")
+    __slots__ = ("_names", "_only", "_paths", "_prefix")
 
     def __init__(self, settings: StreamSettings) -> None:
         self._prefix = settings.hash_prefix.encode()
         self._names = [name.encode() for name in settings.id_fields]
         paths = {name.encode(): path_of(name) for name in settings.id_fields} if first_path(settings.id_fields) else {}
+        self._only = self._names[0] if len(self._names) == 1 and not paths and self._names[0] != _ENTRY else None
+        """The one field that is the id, if there is no more to it."""
         self._paths = {name: path for name, path in paths.items() if path is not None}
 
     def of(self, fields: Sequence[bytes], entry_id: bytes) -> tuple[bytes, None] | tuple[None, str]:
         """The key of an entry that holds ``fields`` (names and values in turn), or None and the entry's fault."""
+        if self._only is not None:  # the usual case, once an entry in gather mode: no dict for it
+            names = fields[::2]
+            if names.count(self._only) == 1:
+                value = fields[2 * names.index(self._only) + 1]
+                if 0 < len(value) <= LONGEST_ID_BYTES:
+                    return self._prefix + value, None
         key_id, fault = hash_id(fields, self._names, entry_id, self._paths)
         return (self._prefix + key_id, None) if key_id is not None else (None, str(fault))
 
@@ -49,14 +57,6 @@ def hash_id(
     a value percent-escaped, so that no two ids collide. A missing field is reported before an empty one, and both before any
     other fault.
     """
-    if (
-        len(id_fields) == 1 and not paths and id_fields[0] != _ENTRY
-    ):  # the usual case, once an entry in gather mode: no dict for it
-        names = fields[::2]
-        if names.count(id_fields[0]) == 1:
-            value = fields[2 * names.index(id_fields[0]) + 1]
-            if 0 < len(value) <= LONGEST_ID_BYTES:
-                return value, None
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     values[_ENTRY] = entry_id
     fault: str | None = None
