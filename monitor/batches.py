@@ -14,13 +14,14 @@ from monitor.capping import CapSettler
 from monitor.context import SweepContext
 from monitor.dead_letter import DeadLetters
 from monitor.index import RefusedDocuments
+from monitor.opening import in_words
 from monitor.outcomes import Outcome, is_certain
 from monitor.pending import PendingEntry
 from monitor.recovered import Publisher
 from monitor.report import Tally
 from monitor.sweep_state import SweepState
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
-from shared.retry import FAULTS, Fault, code_of, explained, is_one_servers
+from shared.retry import FAULTS, Fault, code_of, is_one_servers
 from shared.telemetry import BatchSpan
 
 NOTHING: Final = Batch(0)
@@ -111,7 +112,7 @@ class Batches:
     def _refused(self, entries: Sequence[PendingEntry], error: ResponseError) -> Batch:
         """The server would not settle any of them: its state or our rights, not the entries."""
         limited = " under RECOVERY_RATE_LIMIT" if self._context.settings.rate_limit else ""
-        self._state.fail(explained(error, f"settling by {self.mode}{limited}"))
+        self._state.fail(in_words(error, f"settling by {self.mode}{limited}", self._context.settings))
         ids = [entry.entry_id for entry in entries]
         self.tally.name_all(Outcome.FAILED, f"refused by the server ({code_of(error)})", ids)
         return Batch(len(entries))
@@ -153,7 +154,7 @@ class Batches:
 
     def _note_refusal(self, error: Exception, code: str, doing: str) -> None:
         """A server refused a write, for a reason that the next entry there would meet too."""
-        ours = error if isinstance(error, JanitorError) else explained(error, doing)
+        ours = error if isinstance(error, JanitorError) else in_words(error, doing, self._context.settings)
         if self._context.link.is_cluster and is_one_servers(code):
             self._state.note(ours)  # the others are well: go on with theirs
         else:

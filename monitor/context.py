@@ -46,6 +46,8 @@ class ResumeState:
     """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    ask_again_s: float | None = None
+    """From when on, by the monotonic clock, the server is asked again whether a script may settle; None: never."""
     handler_is_away: bool = False
     """The last sweep's handler was unavailable: try one call before any other."""
     reaper: Reaper = field(default_factory=Reaper)

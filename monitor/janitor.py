@@ -10,6 +10,7 @@ from monitor.context import ResumeState, SweepContext
 from monitor.report import SweepReport
 from monitor.sweep import Sweep
 from shared.errors import TickFailed
+from shared.names import printable
 from shared.redis_client import open_link
 from shared.settings import Settings, StreamSettings
 from shared.telemetry import Telemetry, of_process
@@ -80,15 +81,23 @@ def _runner(settings: Settings, show_tracebacks: bool) -> Runner | None:
 
 async def _reported(sweep: Sweep) -> SweepReport:
     report = await sweep.run()
-    log(report)
+    log(report, sweep.was_stopped)
     return report
 
 
-def log(report: SweepReport) -> None:
-    """One line for people, and the same as attributes of the record for machines."""
+def log(report: SweepReport, was_stopped: bool = False) -> None:
+    """One line for people, and the same as attributes of the record for machines.
+
+    A failed sweep is an ERROR; one that is not complete a WARNING, unless the rate limit or a stop is why; so that a
+    platform's severity filters find them.
+    """
     fields = report.as_dict()
     attributes = {f"sweep_{name}": value for name, value in fields.items() if isinstance(value, (str, int, float))}
     level = logging.DEBUG if report.is_quiet else logging.INFO
+    if report.error:
+        level = logging.ERROR
+    elif not (report.complete or report.rate_limited or was_stopped):
+        level = logging.WARNING
     logger.log(level, "%s", report, extra={"report": fields, **attributes})
 
 
@@ -98,6 +107,8 @@ def raise_for(reports: tuple[SweepReport, ...]) -> None:
     Raises:
         TickFailed: with what each of them met.
     """
-    failed = [f"{report.stream}/{report.group}: {report.error}" for report in reports if report.error]
+    failed = [
+        f"{printable(report.stream)}/{printable(report.group)}: {report.error}" for report in reports if report.error
+    ]
     if failed:
         raise TickFailed("; ".join(failed))

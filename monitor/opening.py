@@ -13,6 +13,7 @@ from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.pending import Summary, age_s, summary_of
 from monitor.report import NOT_ASKED
 from shared.errors import JanitorError, RedisRefused
+from shared.names import quoted
 from shared.redis_client import Command, RedisLink, Reply
 from shared.retry import explained
 from shared.settings import StreamSettings
@@ -84,13 +85,27 @@ async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Se
     return replies
 
 
+def in_words(error: Exception, doing: str, settings: StreamSettings) -> JanitorError:
+    """``error`` with what to do; a group that is gone in mid-sweep is explained as one that was never there."""
+    if str(error).startswith("NOGROUP") or getattr(error, "status_code", None) == "NOGROUP":
+        return no_group(settings)
+    return explained(error, doing)
+
+
+def no_group(settings: StreamSettings) -> RedisRefused:
+    text = f"there is no consumer group {settings.group!r} on the stream {settings.stream!r}"
+    if set(settings.stream + settings.group) & set("*?"):
+        return RedisRefused(
+            f"{text}: a name is a name here, no pattern; check STREAM_NAME and STREAM_CONSUMER_GROUP_NAME"
+        )
+    stream, group = quoted(settings.stream), quoted(settings.group)
+    return RedisRefused(f"{text}; create it with: XGROUP CREATE {stream} {group} 0 MKSTREAM")
+
+
 def opening_error(error: Exception, command: str, settings: StreamSettings) -> JanitorError | None:
     """What the refusal of a sweep's first commands means; None for an error that another layer explains."""
     if str(error).startswith("NOGROUP"):
-        return RedisRefused(
-            f"there is no consumer group {settings.group!r} on the stream {settings.stream!r}; create it with: "
-            f"XGROUP CREATE {settings.stream} {settings.group} 0 MKSTREAM"
-        )
+        return no_group(settings)
     if str(error).startswith("WRONGTYPE"):
         return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
     if getattr(error, "status_code", None) == "NOPERM":

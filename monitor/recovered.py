@@ -44,8 +44,8 @@ class Publisher:
         if self._unpublished:
             codes = ", ".join(f"{count} {code}" for code, count in sorted(self._unpublished.items()))
             logger.warning(
-                "%s/%s: RECOVERED_CHANNEL was not told of %d batches (%s); the entries are settled all the same",
-                self._settings.stream, self._settings.group, self._unpublished.total(), codes,
+                "%s: RECOVERED_CHANNEL was not told of %d batches (%s); the entries are settled all the same",
+                self._settings.label, self._unpublished.total(), codes,
             )  # fmt: skip
 
 

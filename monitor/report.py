@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from monitor.outcomes import Outcome
 from monitor.pending import Summary, age_s
+from shared.names import printable
 from shared.settings import StreamSettings
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class SweepReport:
         age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
         pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
         waiting = f", {self.waiting} waiting" if self.waiting else ""
-        yield f"{self.stream}/{self.group}: {pending}, {self.candidates} taken up{waiting}"
+        yield f"{printable(self.stream)}/{printable(self.group)}: {pending}, {self.candidates} taken up{waiting}"
         if self.observed is not None:
             yield from self.observed.parts()
         counts = [f"{getattr(self, name)} {name.replace('_', ' ')}" for name in _COUNTS if getattr(self, name)]

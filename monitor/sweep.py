@@ -21,13 +21,13 @@ from monitor.brake import Brake
 from monitor.context import ResumeState, SweepContext
 from monitor.decide import last_id_worth_reading
 from monitor.index import RefusedDocuments, SearchIndex
-from monitor.opening import Opening, open_sweep
+from monitor.opening import Opening, in_words, open_sweep
 from monitor.outcomes import Outcome
 from monitor.patience import Group, Patience
 from monitor.report import SweepReport, Tally, report_of, retained_fields
 from monitor.sweep_state import SweepState
 from monitor.walk import Walk, ranges_from
-from shared.errors import JanitorError, RedisUnavailable
+from shared.errors import JanitorError, RedisUnavailable, SweepBroke
 from shared.retry import explained
 from shared.telemetry import Standing, SweepFacts
 
@@ -75,9 +75,14 @@ class Sweep:
         except asyncio.TimeoutError:
             state.fail(explained(redis_errors.TimeoutError(), "the sweep"))
         except RedisError as error:
-            state.fail(explained(error, "the sweep"))
+            state.fail(in_words(error, "the sweep", self._context.settings))
         except JanitorError as error:
             state.fail(error)
+        except Exception as error:  # noqa: BLE001 - a garbled reply, or a fault of ours: the other streams go on
+            name = type(error).__name__  # never its text, which may quote an entry
+            state.fail(
+                SweepBroke(f"the sweep met an error that nobody foresaw ({name}): what it had in hand stays pending")
+            )
         self._resume.cursor = state.left_at
         if state.needs_reconnect:
             await self._context.link.reconnect()
@@ -85,6 +90,11 @@ class Sweep:
     def stop(self) -> None:
         """Begin nothing more: the batches in flight are finished, and the report says that the sweep is not complete."""
         self._state.stop()
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether ``stop`` ended it."""
+        return self._state.was_stopped
 
     @property
     def error(self) -> JanitorError | None:

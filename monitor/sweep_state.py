@@ -28,6 +28,7 @@ class SweepState:
         self._hard_end = Deadline.after(budget_s)
         self._ended = asyncio.Event()
         self.error: JanitorError | None = None
+        self.was_stopped = False
         self._has_failed = False
         self.left_at: bytes | None = None
         """The smallest id that was not settled; None: there is none."""
@@ -74,6 +75,7 @@ class SweepState:
 
     def stop(self) -> None:
         """Begin nothing more, without an error."""
+        self.was_stopped = True
         self._soft_end = Deadline.after(0)
         self._ended.set()
 

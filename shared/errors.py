@@ -33,5 +33,12 @@ class HandlerUnusable(JanitorError):
     """The user's handler could not be made ready, or hangs in every slot. No entry was touched by that."""
 
 
+class SweepBroke(JanitorError):
+    """Something happened in a sweep that nobody foresaw: a garbled reply, or a fault of the janitor's own.
+
+    Nothing is acknowledged that was not done; what was in flight has an unknown outcome, and repeating is safe.
+    """
+
+
 class TickFailed(JanitorError):
     """At least one stream's sweep ended in an error; its report was logged before this was raised."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from shared import setting_parsers as parse
 from shared import setting_rows as env
+from shared.names import printable
 from shared.setting_parsers import DEFAULT_SCHEDULE as DEFAULT_SCHEDULE
 from shared.setting_parsers import DEFAULT_SCHEDULE_INTERVAL_S as DEFAULT_SCHEDULE_INTERVAL_S
 from shared.setting_rows import REQUIRED as REQUIRED
@@ -417,6 +418,11 @@ class StreamSettings:
     own_groups: tuple[str, ...] = field(
         default=(), metadata=env.without_row("the groups that the settings name on this stream, in their order")
     )
+
+    @property
+    def label(self) -> str:
+        """Stream and group, for log lines."""
+        return f"{printable(self.stream)}/{printable(self.group)}"
 
     @property
     def requeue_target(self) -> str:

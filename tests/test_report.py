@@ -104,7 +104,9 @@ def test_a_report_is_one_line_that_a_person_can_read() -> None:
         ({"index": "off"}, "DEBUG"),
         ({"candidates": 1, "processed": 1}, "INFO"),
         ({"index": "tweets-index is missing"}, "INFO"),
-        ({"error": "Redis is out of memory"}, "INFO"),
+        ({"error": "Redis is out of memory"}, "ERROR"),
+        ({"candidates": 1, "processed": 1, "complete": False}, "WARNING"),
+        ({"candidates": 1, "processed": 1, "complete": False, "rate_limited": True}, "INFO"),
         ({"consumers_removed": 1}, "INFO"),
     ],
 )

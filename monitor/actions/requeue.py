@@ -74,7 +74,7 @@ async def look_at_groups(link: RedisLink, settings: StreamSettings) -> None:
             raise RedisRefused(cannot_see_groups(settings)) from None
         return
     if is_elsewhere and not is_read:
-        logger.warning("%s/%s: %s", settings.stream, settings.group, nobody_reads(settings))
+        logger.warning("%s: %s", settings.label, nobody_reads(settings))
     if not is_elsewhere and others:
         raise RedisRefused(others_would_see(settings, others))
 

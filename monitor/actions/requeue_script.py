@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from monitor.actions.requeue_target import is_the_targets, refused_by_target
 from monitor.actions.script import SCRIPT_CODES_FOR_GATHER, is_unknown_to_old_server, refusal_in_words
@@ -120,6 +120,8 @@ async def script_may_requeue(link: RedisLink, settings: StreamSettings) -> str |
     """
     try:
         answer: bytes = await requeue_probe_script().run(link, keys_of(settings), (settings.group,))
+    except NoScriptError:  # flushed once more between its loading and its run: no answer to what was asked
+        raise
     except ResponseError as error:
         return "Redis is older than 7.0" if is_unknown_to_old_server(error) else refusal_in_words(error)
     return None if answer == b"OK" else answer.decode()

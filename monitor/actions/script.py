@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from monitor.batch import Batch, Refused, ScriptNotAllowed
 from monitor.hashes import expiry_command, ttl_of
@@ -127,6 +127,8 @@ async def script_is_allowed(link: RedisLink, settings: StreamSettings) -> str | 
     writes = write if ttl_s is None else f"{write} {expiry_command(ttl_s)}"
     try:
         answer: bytes = await probe_script(writes).run(link, (settings.stream,), (settings.group, *keys))
+    except NoScriptError:  # flushed once more between its loading and its run: no answer to what was asked
+        raise
     except ResponseError as error:
         return "Redis is older than 7.0" if is_unknown_to_old_server(error) else refusal_in_words(error)
     return None if answer == b"OK" else answer.decode()

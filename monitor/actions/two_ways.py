@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
+from typing import Final
 
 from monitor.actions import Retry
 from monitor.batch import ScriptNotAllowed, Settler
@@ -15,6 +17,9 @@ from shared.settings import StreamSettings
 
 logger = logging.getLogger("monitor")
 
+ASK_AGAIN_S: Final = 600.0
+"""Where the server's rights, version or slots are why no script settles: they may change while a process lives."""
+
 
 class TwoWays(ABC):
     """Asks the server once which way it allows, and goes the other one where it changes its mind."""
@@ -24,6 +29,8 @@ class TwoWays(ABC):
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
         self._context = context
         self._resume = resume
+        if resume.ask_again_s is not None and time.monotonic() >= resume.ask_again_s:
+            resume.settle = resume.ask_again_s = None
         self._settler = resume.settle
 
     @classmethod
@@ -72,4 +79,6 @@ class TwoWays(ABC):
         settings = self._context.settings
         self._settler = self.by_script() if mode.name == "script" else self.by_pipelines()
         self._resume.settle = self._settler
-        logger.info("settle mode for %s/%s: %s (%s)", settings.stream, settings.group, mode.name, mode.reason)
+        is_the_servers = mode.name == "gather" and mode.asked_by is None
+        self._resume.ask_again_s = time.monotonic() + ASK_AGAIN_S if is_the_servers else None
+        logger.info("settle mode for %s: %s (%s)", settings.label, mode.name, mode.reason)

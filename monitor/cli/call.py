@@ -169,7 +169,8 @@ class _Telling(logging.Handler):
         self._call = call
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._call.out.note(f"{record.levelname.lower()}: {record.getMessage()}")
+        if self._call.debug or not hasattr(record, "report"):  # the commands print reports themselves
+            self._call.out.note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextmanager

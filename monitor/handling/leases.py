@@ -81,8 +81,8 @@ class Leases:
                 await asyncio.wait_for(self._renew(), self._every_s)
             except (RedisError, JanitorError, OSError, asyncio.TimeoutError) as error:
                 logger.warning(
-                    "%s/%s: %d leases were not renewed (%s); trying again in %g s",
-                    self._settings.stream, self._settings.group, len(self._held), code_of(error), self._every_s,
+                    "%s: %d leases were not renewed (%s); trying again in %g s",
+                    self._settings.label, len(self._held), code_of(error), self._every_s,
                 )  # fmt: skip
             finally:
                 self._is_quiet.set()
@@ -102,6 +102,6 @@ class Leases:
                 del self._held[claim.entry_id]
             if state == DELETED:
                 logger.warning(
-                    "%s/%s: entry %s was deleted from the stream while it is being handled",
-                    self._settings.stream, self._settings.group, claim.entry_id.decode(),
+                    "%s: entry %s was deleted from the stream while it is being handled",
+                    self._settings.label, claim.entry_id.decode(),
                 )  # fmt: skip

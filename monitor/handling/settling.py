@@ -153,8 +153,8 @@ class Settling:
             await self._leases.send([self._leases.command([change for change, _ in plan.away])])
         except (RedisError, JanitorError) as error:
             logger.warning(
-                "%s/%s: %d attempts that were none count as ones (%s)",
-                self._settings.stream, self._settings.group, len(plan.away), code_of(error),
+                "%s: %d attempts that were none count as ones (%s)",
+                self._settings.label, len(plan.away), code_of(error),
             )  # fmt: skip
 
 
