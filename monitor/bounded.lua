@@ -97,7 +97,9 @@ local function code_of(failure)
   if string.find(failure.err, 'cluster is down', 1, true) or string.find(failure.err, 'slot not served', 1, true) then
     return 'CLUSTERDOWN'
   end
-  if string.find(failure.err, 'ACL failure', 1, true) then return 'NOPERM' end
+  if string.find(failure.err, 'ACL failure', 1, true) or string.find(failure.err, "can't run this command", 1, true) then
+    return 'NOPERM' -- 7.2 and later; 7.0
+  end
   if string.find(failure.err, 'nknown Redis command', 1, true) then return 'NOCOMMAND' end -- renamed or disabled
   return string.match(failure.err, '^-?(%u+)') or 'ERR'
 end

@@ -46,6 +46,8 @@ class ResumeState:
     """Of the stream, once it had candidates."""
     settle: Settler | None = None
     """How entries are settled here, once the server was asked."""
+    aliases: set[str] = field(default_factory=set)
+    """Index names that answered as another index: aliases, which may be missing for a moment."""
     ask_again_s: float | None = None
     """From when on, by the monotonic clock, the server is asked again whether a script may settle; None: never."""
     handler_is_away: bool = False

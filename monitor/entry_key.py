@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shared.id_fields import ENTRY_ID, MemberPath, first_path, path_of
+from shared.own_keys import guarded_keys
 from shared.settings import StreamSettings
 
 LONGEST_ID_BYTES: Final = 1024
@@ -15,6 +16,7 @@ LONGEST_ID_BYTES: Final = 1024
 NO_ID: Final = "no_id"
 EMPTY_ID: Final = "empty_id"
 LONG_ID: Final = "long_id"
+OWN_KEY: Final = "own_key"
 
 _ENTRY: Final = ENTRY_ID.encode()
 
@@ -22,13 +24,15 @@ _ENTRY: Final = ENTRY_ID.encode()
 class EntryKey:
     """The rule of one stream: HASH_PREFIX, then the value of ID_FIELDS."""
 
-    __slots__ = ("_names", "_only", "_paths", "_prefix")
+    __slots__ = ("_guarded", "_names", "_only", "_paths", "_prefix")
 
     def __init__(self, settings: StreamSettings) -> None:
         self._prefix = settings.hash_prefix.encode()
         self._names = [name.encode() for name in settings.id_fields]
         paths = {name.encode(): path_of(name) for name in settings.id_fields} if first_path(settings.id_fields) else {}
-        self._only = self._names[0] if len(self._names) == 1 and not paths and self._names[0] != _ENTRY else None
+        self._guarded = guarded_keys(settings)
+        """Keys that no hash may be written to; as a rule none can be named, and the check costs nothing."""
+        self._only = self._names[0] if self._is_plain(paths) else None
         """The one field that is the id, if there is no more to it."""
         self._paths = {name: path for name, path in paths.items() if path is not None}
 
@@ -41,7 +45,13 @@ class EntryKey:
                 if 0 < len(value) <= LONGEST_ID_BYTES:
                     return self._prefix + value, None
         key_id, fault = hash_id(fields, self._names, entry_id, self._paths)
-        return (self._prefix + key_id, None) if key_id is not None else (None, str(fault))
+        if key_id is None:
+            return None, str(fault)
+        key = self._prefix + key_id
+        return (None, OWN_KEY) if key in self._guarded else (key, None)
+
+    def _is_plain(self, paths: Mapping[bytes, MemberPath | None]) -> bool:
+        return len(self._names) == 1 and not paths and self._names[0] != _ENTRY and not self._guarded
 
 
 def hash_id(

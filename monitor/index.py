@@ -86,10 +86,12 @@ async def index_names(link: RedisLink, name: str) -> tuple[str, ...]:
 class SearchIndex:
     """The index that is to cover one stream's hashes."""
 
-    def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
+    def __init__(self, link: RedisLink, settings: StreamSettings, aliases: set[str] | None = None) -> None:
+        """``aliases``: names that answered as another index before, kept from sweep to sweep."""
         self._link = link
         self._settings = settings
         self._key = EntryKey(settings)
+        self._aliases = set() if aliases is None else aliases
         self.names: tuple[str, ...] = (settings.index_name,)
         """What it is called in this Redis; known once it was asked for."""
 
@@ -121,8 +123,15 @@ class SearchIndex:
     def _answer(self, name: str, reply: Reply) -> IndexInfo:
         if isinstance(reply, Exception):
             return _trouble(name, reply)
-        info = _mapping(reply)
-        wrong = self._wrong_kind(name, info) or self._wrong_prefix(name, info) or self._wrong_schema(name, info)
+        info = mapping_of(reply)
+        if info.get(b"index_name") not in (None, name.encode()):
+            self._aliases.add(name)
+        wrong = (
+            self._filtered(name, info)
+            or self._wrong_kind(name, info)
+            or self._wrong_prefix(name, info)
+            or self._wrong_schema(name, info)
+        )
         failures, documents = int(info.get(b"hash_indexing_failures", 0)), int(info.get(b"num_docs", 0))
         last_errors = {(name, field): error for field, error in _last_errors(info).items()}
         return IndexInfo(wrong or OK, failures, (), documents, last_errors)
@@ -139,10 +148,15 @@ class SearchIndex:
     async def create(self, missing: Sequence[str] = ()) -> IndexInfo:
         """Create it, or those of its names that are ``missing``; one that somebody else created meanwhile will do.
 
-        Never drops or alters one.
+        Not where INDEX_CREATE or another index speaks against it. Never drops or alters one.
         """
+        from monitor.missing_index import reason_against  # only then: a cold start pays for imports
+
         prefix: tuple[Argument, ...] = ("ON", self._settings.store_as.upper(), "PREFIX", 1, self._settings.hash_prefix)
         for name in missing or self.names:
+            against = await reason_against(self._link, self._settings, name, self._aliases)
+            if against:
+                return IndexInfo(against, missing=(name,))
             try:
                 await self._link.call("FT.CREATE", name, *prefix, "SCHEMA", *(self._settings.index_schema or ()))
             except ResponseError as error:
@@ -185,13 +199,18 @@ class SearchIndex:
         return held
 
     def _wrong_kind(self, name: str, info: Mapping[bytes, Any]) -> str | None:
-        kind = _mapping(info.get(b"index_definition", {})).get(b"key_type", b"").decode("utf-8", "replace")
+        kind = mapping_of(info.get(b"index_definition", {})).get(b"key_type", b"").decode("utf-8", "replace")
         if kind.lower() in ("", self._settings.store_as):
             return None
         return f"{name} is an index ON {kind.upper()}, not {self._settings.store_as.upper()} as STORE_AS says"
 
+    def _filtered(self, name: str, info: Mapping[bytes, Any]) -> str | None:
+        if not mapping_of(info.get(b"index_definition", {})).get(b"filter"):
+            return None
+        return f"{name} has a FILTER: what does not match it is stored, and no search finds it"
+
     def _wrong_prefix(self, name: str, info: Mapping[bytes, Any]) -> str | None:
-        definition = _mapping(info.get(b"index_definition", {}))
+        definition = mapping_of(info.get(b"index_definition", {}))
         prefixes: list[bytes] = definition.get(b"prefixes", [])
         wanted = self._settings.hash_prefix.encode()
         if any(wanted.startswith(prefix) for prefix in prefixes if prefix != b"*") or b"*" in prefixes or not prefixes:
@@ -201,7 +220,7 @@ class SearchIndex:
 
     def _wrong_schema(self, name: str, info: Mapping[bytes, Any]) -> str | None:
         held = {}
-        for row in map(_mapping, info.get(b"attributes", [])):
+        for row in map(mapping_of, info.get(b"attributes", [])):
             held[row.get(b"identifier")] = row.get(b"type")
         wanted = field_types(self._settings.index_schema or ())
         wrong = [field for field, kind in wanted.items() if held.get(field.encode()) != kind.encode()]
@@ -229,7 +248,7 @@ def _not_created(name: str, error: ResponseError) -> IndexInfo:
     return IndexInfo(f"{name} is missing and could not be created ({reason})", missing=(name,))
 
 
-def _mapping(reply: Reply) -> dict[bytes, Any]:
+def mapping_of(reply: Reply) -> dict[bytes, Any]:
     """A map as RESP3 sends it, or the flat list that RESP2 and old modules send."""
     if isinstance(reply, dict):
         return reply
@@ -243,8 +262,8 @@ def _kind_of(text: str) -> str:
 
 def _last_errors(info: Mapping[bytes, Any]) -> dict[bytes, FieldError]:
     errors: dict[bytes, FieldError] = {}
-    for row in map(_mapping, info.get(b"field statistics", [])):
-        error = _mapping(row.get(b"Index Errors", {}))
+    for row in map(mapping_of, info.get(b"field statistics", [])):
+        error = mapping_of(row.get(b"Index Errors", {}))
         text, key = error.get(b"last indexing error", b"N/A"), error.get(b"last indexing error key", b"N/A")
         if key != b"N/A":
             name: bytes = row.get(b"identifier", b"")

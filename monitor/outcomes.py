@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from monitor.entry_key import EMPTY_ID, LONG_ID, LONGEST_ID_BYTES, NO_ID
+from monitor.entry_key import EMPTY_ID, LONG_ID, LONGEST_ID_BYTES, NO_ID, OWN_KEY
 
 
 class Outcome(str, Enum):
@@ -95,6 +95,7 @@ FAULTS: Final[dict[str, FaultRow]] = {
     WRONG_TYPE: FaultRow("hash key holds another type", "HASH_PREFIX"),
     NOT_JSON_ID: FaultRow("field with the id is not JSON", "ID_FIELDS"),
     BAD_ID: FaultRow("id is neither a string nor a whole number up to 2^53-1", "ID_FIELDS"),
+    OWN_KEY: FaultRow("names one of the janitor's own keys", "HASH_PREFIX"),
     RESERVED_FIELD: FaultRow("holds a field stream_entry_id, which ON_CONFLICT=newer needs for itself", "ON_CONFLICT"),
     NO_PAYLOAD: FaultRow("no payload field", "PAYLOAD_FIELD"),
     NOT_UTF8: FaultRow("not valid UTF-8, which JSON has to be", "STORE_AS"),

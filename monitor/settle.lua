@@ -19,6 +19,7 @@
 -- @arg payload_field        json: the field that holds the document; empty: the entry's fields are one
 -- @arg ttl_s                seconds that the key of what is stored lives from then on; 0: for good; empty: its expiry stays as it is
 -- @arg id_fields            the names of the id fields, joined by commas
+-- @arg guarded_keys         keys of the janitor's own that an id could name, each behind a NUL
 -- @arg joined_ids           the entry ids in ascending order, joined by spaces: one argument costs the client less than hundreds
 --
 -- Returns  { taken, { id, outcome, id, outcome, … }, { traceparent, tracestate, … }, how many trace contexts more there were,
@@ -41,6 +42,21 @@ local SERVER_REFUSES = { OOM = true, MISCONF = true, NOREPLICAS = true, READONLY
 local TRACE = 0
 roles.traceparent, roles.tracestate = TRACE, TRACE
 use_id_fields(id_fields) -- after the two: one of them that is an id field belongs to the data
+
+local guarded -- nil: no id can name a key of the janitor's own
+for key in string.gmatch(guarded_keys, '%z([^%z]+)') do
+  guarded = guarded or {}
+  guarded[key] = true
+end
+
+-- The key of the entry that was read last, or nil and its fault; entry_key.py has the same.
+local function hash_key()
+  local key_id, fault = identity()
+  if fault then return nil, fault end
+  local key = hash_prefix .. key_id
+  if guarded and guarded[key] then return nil, 'own_key' end
+  return key
+end
 
 local ids = split(joined_ids)
 local done, named = {}, {}
@@ -103,17 +119,17 @@ local function settle(id, fields)
     local rest = split_from_trace(fields)
     if not keeps_trace_fields and #rest > 0 then fields = rest end -- under @entry there may be nothing else
   end
-  local key_id, fault = identity()
+  local key, fault = hash_key()
   if fault then
     refuse(id, fault)
     return true
   end
-  local outcome = write_entry(hash_prefix .. key_id, id, fields, on_conflict)
+  local outcome = write_entry(key, id, fields, on_conflict)
   if type(outcome) ~= 'table' then
     if outcome ~= 'stored' then
       name(id, outcome)
     elseif returns_keys then
-      stored_keys[#stored_keys + 1] = hash_prefix .. key_id
+      stored_keys[#stored_keys + 1] = key
     end
     done[#done + 1] = id
     claimed = claimed + 1

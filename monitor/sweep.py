@@ -108,7 +108,7 @@ class Sweep:
 
     async def _sweep(self) -> None:
         context, state, settings = self._context, self._state, self._context.settings
-        index = SearchIndex(context.link, settings) if self._action.uses_index else None
+        index = SearchIndex(context.link, settings, self._resume.aliases) if self._action.uses_index else None
         self._opening = await open_sweep(context, index, state.persist, self._retention)
         if isinstance(self._action, Observer):
             self._observation = await self._action.look(self._opening, state)

@@ -53,6 +53,17 @@ def own_keys(settings: Settings) -> frozenset[bytes]:
     return frozenset(key.encode() for key in keys)
 
 
+def guarded_keys(stream: StreamSettings) -> tuple[bytes, ...]:
+    """The stream's own keys, and the stream itself, that begin with its HASH_PREFIX: an entry's id could name them.
+
+    None with most settings: keys in use that do are refused (``collisions``). What is left are the stream's own name, and keys
+    that only another janitor of the group uses.
+    """
+    keys = [stream.stream, *(key for _, key in _dead_letter_keys(stream))]
+    keys += [own_key(stream.stream, kind, stream.group) for kind in KINDS]
+    return tuple(key.encode() for key in keys if key.startswith(stream.hash_prefix))
+
+
 class Collision(NamedTuple):
     """A key of ours that begins with the prefix of hashes; both streams by their place in the settings."""
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
@@ -76,6 +76,14 @@ FAULTS: dict[str, Fault] = {
 where not (see ``is_entrys_own``)."""
 
 
+_DENIED_IN_A_SCRIPT: Final = (
+    "ACL failure in script",
+    "can't run this command or subcommand",
+    "can't access at least one of",
+)
+"""What servers say of a command in a script that its caller may not run: 7.2 and later; 7.0 of the command, and of a key."""
+
+
 def code_of(error: BaseException) -> str:
     """The first word of Redis's error reply, such as ``OOM``; ``CONNECTION``, ``TIMEOUT`` or ``TLS`` where none came,
     ``PROTOCOL`` or ``TOOLARGE`` where what came was no reply or too much.
@@ -93,7 +101,7 @@ def code_of(error: BaseException) -> str:
         return "TLS" if _is_tls(error) else "CONNECTION"
     if isinstance(error, redis_errors.TimeoutError):
         return "TIMEOUT"
-    if "ACL failure in script" in str(error):
+    if any(words in str(error) for words in _DENIED_IN_A_SCRIPT):
         return "NOPERM"  # what a script calls is checked against the caller's rights, with words of its own
     if "Existing key has wrong Redis type" in str(error):
         return "WRONGTYPE"  # RedisJSON's words for it

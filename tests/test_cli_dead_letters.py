@@ -290,3 +290,12 @@ def test_purge_wants_a_yes_where_nobody_can_be_asked(scene: Scene) -> None:
 def test_without_a_dead_letter_stream_the_commands_say_so(scene: Scene) -> None:
     ran = inside({**scene.environment, "DEAD_LETTER_STREAM": "off"}, "dead-letters", "ls")
     assert (ran.code, "DEAD_LETTER_STREAM is off" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["ls", "summary", "export", "redrive", "purge"])
+def test_a_key_of_another_type_in_the_dead_letters_place_is_named_with_its_setting(scene: Scene, command: str) -> None:
+    scene.raw.execute_command("SET", f"{scene.stream}:dead", "in the way")
+    ran = inside(scene.environment, "dead-letters", command, *(["--yes"] if command == "purge" else []))
+    assert ran.code == 1
+    assert f"'{scene.stream}:dead', where the dead letters should lie, is a key of another type" in ran.err
+    assert "DEAD_LETTER_STREAM" in ran.err

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from demo.redis import RedisServer
 from monitor.context import ResumeState, SweepContext
@@ -430,3 +432,90 @@ async def test_entries_that_were_trimmed_meanwhile_are_left_out_of_the_question(
     entry_id = scene.add("id", "1", "n", "canary")
     scene.raw.execute_command("HSET", scene.prefix + "1", "id", "1", "n", "canary")
     assert await index.refused([entry_id, b"1-1"]) == [(entry_id, scene.prefix.encode() + b"1")]
+
+
+# --- indexes of others, and names that are aliases ------------------------------------------------------------------------
+
+
+def create(scene: Scene, name: str, *options: str) -> None:
+    scene.raw.execute_command(
+        "FT.CREATE", name, "ON", "HASH", "PREFIX", 1, scene.prefix, *options, "SCHEMA", "id", "TEXT"
+    )
+
+
+def indexes(scene: Scene) -> list[bytes]:
+    return [name for name in scene.raw.execute_command("FT._LIST") if name.startswith(scene.stream.encode())]
+
+
+async def test_an_index_with_a_filter_is_said_and_left_as_it_is(scene: Scene, sweep: Sweeper) -> None:
+    create(scene, scene.index, "FILTER", "@id=='1'")
+    for number in range(5):
+        scene.add("id", number)
+    scene.abandon()
+    report = await sweep(scene.settings(INDEX_SCHEMA="id TEXT"))
+    assert (report.processed, report.index) == (
+        5, f"{scene.index} has a FILTER: what does not match it is stored, and no search finds it",
+    )  # fmt: skip
+
+
+async def test_no_index_is_created_beside_another_one_of_exactly_this_prefix(scene: Scene, sweep: Sweeper) -> None:
+    """The alias is missing for a moment: an index under its name would undo the swap."""
+    create(scene, f"{scene.index}-v2")
+    scene.add("id", 1)
+    scene.abandon()
+    report = await sweep(scene.settings(INDEX_SCHEMA="id TEXT"))
+    assert (report.processed, indexes(scene)) == (1, [f"{scene.index}-v2".encode()])
+    assert f"{scene.index}-v2 covers its hashes already" in report.index
+    scene.raw.execute_command("FT.ALIASADD", scene.index, f"{scene.index}-v2")
+    assert (await sweep(scene.settings(INDEX_SCHEMA="id TEXT"))).index == "ok"
+    scene.raw.execute_command("FT.DROPINDEX", f"{scene.index}-v2")
+
+
+async def test_a_name_that_was_an_alias_is_never_given_to_an_index_of_ours(scene: Scene, sweep: Sweeper) -> None:
+    create(scene, f"{scene.index}-v1")
+    scene.raw.execute_command("FT.ALIASADD", scene.index, f"{scene.index}-v1")
+    janitor = sweep.janitor(scene.settings(INDEX_SCHEMA="id TEXT"))
+    (report,) = await janitor.tick()
+    assert report.index == "ok"
+    scene.raw.execute_command("FT.DROPINDEX", f"{scene.index}-v1")
+    (report,) = await janitor.tick()
+    assert "was an alias" in report.index
+    assert indexes(scene) == []
+
+
+async def test_without_a_look_at_the_others_the_swap_is_undone(scene: Scene, link: RedisLink) -> None:
+    """Control: what a sweep did, creating whatever is missing."""
+    create(scene, f"{scene.index}-v2")
+    scene.raw.execute_command("FT.CREATE", scene.index, "ON", "HASH", "PREFIX", 1, scene.prefix, "SCHEMA", "id", "TEXT")
+    assert len(indexes(scene)) == 2
+    for name in indexes(scene):
+        scene.raw.execute_command("FT.DROPINDEX", name)
+
+
+async def test_an_index_without_a_prefix_covers_everything_and_does_not_count(scene: Scene, sweep: Sweeper) -> None:
+    scene.raw.execute_command("FT.CREATE", f"{scene.index}-all", "ON", "HASH", "SCHEMA", "id", "TEXT")
+    assert (await sweep(scene.settings())).index == "ok"
+    scene.raw.execute_command("FT.DROPINDEX", f"{scene.index}-all")
+
+
+async def test_index_create_never_creates_none(scene: Scene, sweep: Sweeper) -> None:
+    report = await sweep(scene.settings(INDEX_CREATE="never"))
+    assert (report.index, indexes(scene)) == (f"{scene.index} is missing, and INDEX_CREATE is never", [])
+
+
+async def test_where_the_others_may_not_be_looked_at_the_index_is_created_and_that_is_said(
+    scene: Scene, sweep: Sweeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="monitor")
+    janitor = sweep.janitor(scene.settings())
+    call = janitor._link.call
+
+    async def refuse(*command: Any) -> Any:
+        if command[0] == "FT._LIST":
+            raise ResponseError("NOPERM this user has no permissions to run the 'ft._list' command")
+        return await call(*command)
+
+    janitor._link.call = refuse  # type: ignore[method-assign]
+    (report,) = await janitor.tick()
+    assert report.index == "ok"
+    assert "whether another index covers its hashes is not known (NOPERM)" in caplog.text

@@ -210,3 +210,54 @@ async def test_front_for_6_0_refuses_what_6_0_does_not_know(server: RedisServer,
         await client.aclose()
     assert (before, after) == (b"before", b"after")
     assert isinstance(refused, redis.ResponseError)
+
+
+def acl_user(server: RedisServer, scene: Scene, line: str) -> dict[str, str]:
+    """A user with the README's line, for this scene's names; its settings."""
+    from tests import acl
+
+    line = line.replace("tweets_stream", scene.stream).replace("tweet:*", f"{scene.prefix}*")
+    words = acl.words(line)
+    client = raw_client(server)
+    client.execute_command(
+        "ACL", "SETUSER", "stream_janitor", *(word.replace("PASSWORD", "a-password") for word in words)
+    )
+    client.close()
+    return {"REDIS_USERNAME": "stream_janitor", "REDIS_PASSWORD": "a-password"}
+
+
+@pytest.fixture(params=["7", "8"])
+def new_enough(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """Servers with scripts that may be told of rights; a server of its own, as users are made."""
+    with RedisServer(search=False, executable=EXECUTABLES[str(request.param)]()) as running:
+        yield running
+
+
+async def test_the_readmes_own_line_is_enough_for_script_mode(new_enough: RedisServer, sweep: Sweeper) -> None:
+    from tests import acl
+
+    raw = raw_client(new_enough)
+    scene = new_scene(raw, new_enough.environment, INDEX_SCHEMA="off", DEAD_LETTER_STREAM="off")
+    user = acl_user(new_enough, scene, acl.SCRIPT)
+    scene.add_tweets(5)
+    scene.abandon()
+    report = await sweep(scene.settings(**user))
+    assert (report.settle_mode, report.processed, report.error) == ("script", 5, None)
+    raw.close()
+
+
+@pytest.mark.parametrize("right", ["hset", "xack", "xrange"])
+async def test_a_right_that_a_script_lacks_is_called_that_on_every_version(
+    new_enough: RedisServer, sweep: Sweeper, right: str
+) -> None:
+    from tests import acl
+
+    raw = raw_client(new_enough)
+    scene = new_scene(raw, new_enough.environment, INDEX_SCHEMA="off", DEAD_LETTER_STREAM="off")
+    user = acl_user(new_enough, scene, acl.SCRIPT.replace(f" +{right}", ""))
+    scene.add_tweets(5)
+    scene.abandon()
+    report = await sweep(scene.settings(**user))
+    assert (report.processed, scene.pending(), report.dead_lettered) == (0, 5, 0)
+    assert "NOPERM" in str(report.error)
+    raw.close()

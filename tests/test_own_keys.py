@@ -12,7 +12,7 @@ from monitor.rate import rate_key
 from shared.errors import SettingsError
 from shared.own_keys import KINDS, attempts_key, collisions, own_key, own_keys
 from shared.settings import Settings
-from tests.conftest import Scene
+from tests.conftest import Scene, Sweeper
 
 ROOT = Path(__file__).parent.parent
 BASE = {
@@ -159,3 +159,46 @@ def test_without_the_refusal_a_hash_lies_where_the_dead_letters_belong(scene: Sc
     with pytest.raises(Exception, match="WRONGTYPE"):
         scene.raw.execute_command("XADD", dead, "*", "id", "x")
     scene.raw.execute_command("DEL", dead)
+
+
+@pytest.mark.parametrize("mode", ["script", "gather"])
+async def test_an_id_that_names_the_stream_itself_is_a_fault_and_no_write(
+    scene: Scene, sweep: Sweeper, mode: str
+) -> None:
+    """The stream's own name may begin with the prefix: nobody can rename either."""
+    prefix = scene.stream[:2]
+    rest = scene.stream[2:]
+    scene.add("id", rest, "text", "hostile")
+    scene.add("id", f"{rest}:fine")
+    scene.abandon()
+    settings = scene.settings(
+        SETTLE_MODE=mode, HASH_PREFIX=prefix, INDEX_SCHEMA="off", DEAD_LETTER_STREAM=f"dead-{scene.stream}"
+    )
+    report = await sweep(settings)
+    assert (report.dead_lettered, report.processed, report.error, scene.pending()) == (1, 1, None, 0)
+    assert list(report.reasons) == ["dead_lettered: names one of the janitor's own keys"]
+    assert scene.raw.execute_command("TYPE", scene.stream) == b"stream"
+
+
+@pytest.mark.parametrize("mode", ["script", "gather"])
+async def test_a_key_that_only_another_janitor_uses_is_never_written_by_an_entry(
+    scene: Scene, sweep: Sweeper, mode: str
+) -> None:
+    prefix = f"{{{scene.stream}}}:"
+    window = f"{prefix}rate:{scene.group}"
+    scene.add("id", f"rate:{scene.group}")
+    scene.abandon()
+    changes = {"SETTLE_MODE": mode, "HASH_PREFIX": prefix, "INDEX_SCHEMA": "off", "DEAD_LETTER_STREAM": "off"}
+    report = await sweep(scene.settings(**changes))
+    assert (report.failed, scene.raw.execute_command("EXISTS", window)) == (1, 0)
+
+
+async def test_without_the_guard_an_entry_writes_into_the_rate_window(scene: Scene, sweep: Sweeper) -> None:
+    """Control: the same entry, its key composed by a client that asks nobody."""
+    window = f"{{{scene.stream}}}:rate:{scene.group}"
+    scene.raw.execute_command("HSET", window, "id", f"rate:{scene.group}")
+    scene.add("id", 1)
+    scene.abandon()
+    report = await sweep(scene.settings(RECOVERY_RATE_LIMIT="5", SETTLE_MODE="script", INDEX_SCHEMA="off"))
+    assert report.processed == 0
+    assert report.error is not None

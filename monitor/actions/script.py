@@ -14,6 +14,7 @@ from monitor.patience import Patience
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.scripts import probe_script, settle_script
+from shared.own_keys import guarded_keys
 from shared.redis_client import Argument, RedisLink, Reply
 from shared.retry import code_of, missing_right
 from shared.settings import StreamSettings
@@ -57,6 +58,7 @@ class ScriptSettle:
             "payload_field": settings.payload_field or "",
             "ttl_s": ttl_s if (ttl_s := ttl_of(settings)) is not None else "",
             "id_fields": ",".join(settings.id_fields),
+            "guarded_keys": b"".join(b"\0" + key for key in guarded_keys(settings)),
         }
 
     async def settle(self, entries: Sequence[PendingEntry]) -> Batch:

@@ -23,6 +23,7 @@ from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
 from monitor.index import OFF, OK, IndexInfo, SearchIndex
+from monitor.missing_index import reason_against
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
 from monitor.retention import Retention
@@ -37,6 +38,7 @@ from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
 NO_HELLO: Final = "a server of RESP2 (no HELLO, so version and role are not told)"
+REPLICAS_WAIT_MS: Final = 200
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
 
@@ -210,7 +212,6 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             await _handle(findings, link, redis, stream)
             return
         search = SearchIndex(link, stream)
-        index = await search.ask()
         await _json_module(findings, link, stream)
         index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
@@ -220,6 +221,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             await _requeue_target(findings, link, stream)
         if stream.action == "observe":
             return
+        await _replicas(findings, link, stream)
         await _dead_letter_stream(findings, link, stream)
         await _retention(findings, link, stream)
         _rate_limit(findings, stream)
@@ -227,7 +229,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         if isinstance(link, ClusterLink) and names:
             await _shard_indexes(findings, link, stream)
         if action_class(stream).uses_index:
-            _index(findings, stream, search, index)
+            await _index(findings, link, stream, search, index)
     except (RedisError, JanitorError) as error:
         ours = as_ours(error, "doctor", stream.stream, stream.group)
         findings.problem("connection", str(ours), UNREACHABLE if isinstance(ours, RedisUnavailable) else FAILED)
@@ -353,6 +355,23 @@ def _no_search(index: IndexInfo) -> bool:
     return "no search module" in index.status
 
 
+async def _replicas(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """Whether as many replicas are in touch as ACK_REPLICAS wants; a cluster's shards are looked at one by one before."""
+    wanted = stream.ack_replicas
+    if not wanted or link.is_cluster:
+        return
+    (count,) = await link.pipelined([("WAIT", wanted, REPLICAS_WAIT_MS)])
+    if isinstance(count, Exception):
+        return  # the right is a finding of its own
+    if count < wanted:
+        findings.problem(
+            "replicas", f"ACK_REPLICAS is {wanted}, but {count} in touch: nothing is acknowledged until there are as many; "
+            "see INFO replication, or lower ACK_REPLICAS", stream=stream.stream,
+        )  # fmt: skip
+    else:
+        findings.ok("replicas", f"{count} in touch, ACK_REPLICAS asks for {wanted}", stream=stream.stream)
+
+
 async def _dead_letter_stream(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
     dead = stream.dead_letter_stream
     if dead is None:
@@ -431,7 +450,9 @@ async def _recovered_channel(findings: Findings, link: RedisLink, redis: RedisSe
         findings.ok("channel", f"{channel} is told of what is recovered{unknown}", stream=stream.stream)
 
 
-def _index(findings: Findings, stream: StreamSettings, search: SearchIndex, index: IndexInfo) -> None:
+async def _index(
+    findings: Findings, link: RedisLink, stream: StreamSettings, search: SearchIndex, index: IndexInfo
+) -> None:
     names = ", ".join(search.names)
     named: dict[str, Any] = {"stream": stream.stream, "index": stream.index_name, "names": list(search.names)}
     if index.status == OFF:
@@ -439,7 +460,8 @@ def _index(findings: Findings, stream: StreamSettings, search: SearchIndex, inde
     elif index.status == OK:
         findings.ok("index", f"{names}: {index.documents:,} documents", **named)
     elif index.is_missing:
-        findings.problem("index", f"{index.status}: the next sweep creates it, if it may", **named)
+        against = await reason_against(link, stream, index.missing[0], ())
+        findings.problem("index", against or f"{index.status}: the next sweep creates it, if it may", **named)
     elif _no_search(index):
         findings.problem("index", f"{index.status}: use Redis 8, or say INDEX_SCHEMA=off", **named)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+from redis.exceptions import ResponseError
 
 from monitor.cli.exits import UsageProblem
 from monitor.cli.look import server_time_ms
@@ -16,7 +17,9 @@ from monitor.cli.words import milliseconds_at
 from monitor.dead_letter import DeadLetter, read_letter
 from monitor.pending import LAST, order_of
 from monitor.redrive import NoLetter, Selection, pages
+from shared.errors import RedisRefused
 from shared.redis_client import RedisLink
+from shared.retry import code_of
 from shared.settings import StreamSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,6 +40,7 @@ class Wanted:
     until: str | None
 
     async def resolved(self, link: RedisLink, dead: str) -> Selection:
+        await _look_at_type(link, dead)
         now_ms = await server_time_ms(link)
         first, last = _bound(self.since, now_ms, "--since"), _bound(self.until, now_ms, "--until")
         newest = await link.call("XREVRANGE", dead, "+", "-", "COUNT", 1)
@@ -90,6 +94,22 @@ def dead_stream_of(settings: StreamSettings) -> str:
     if settings.dead_letter_stream is None:
         raise UsageProblem("DEAD_LETTER_STREAM is off: there are no dead letters")
     return settings.dead_letter_stream
+
+
+async def _look_at_type(link: RedisLink, dead: str) -> None:
+    """Name the key and its setting where the dead letters should lie and something else does.
+
+    Raises:
+        RedisRefused: the key is no stream.
+        redis.exceptions.RedisError: it cannot be looked at.
+    """
+    try:
+        await link.call("XRANGE", dead, "0-1", "0-1")
+    except ResponseError as error:
+        if code_of(error) != "WRONGTYPE":
+            raise
+        text = f"{dead!r}, where the dead letters should lie, is a key of another type: set DEAD_LETTER_STREAM"
+        raise RedisRefused(text) from None
 
 
 async def chosen(

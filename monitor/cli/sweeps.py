@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,11 +16,12 @@ import click
 from rich.progress import Progress
 
 from monitor.actions import Observer, action_class
-from monitor.cli.call import Call, command, stop_on_signals, worst
+from monitor.cli.call import Call, Stop, command, stop_on_signals, worst
 from monitor.cli.dry_run import Forecast, dry_run
 from monitor.cli.exits import FAILED, FINE, INTERRUPTED, UsageProblem
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
+from monitor.cli.timer import Timer
 from monitor.context import ResumeState, SweepContext
 from monitor.heartbeat import beat
 from monitor.index import OFF, IndexInfo, SearchIndex
@@ -173,12 +174,8 @@ async def run(call: Call, verbose: bool, heartbeat: str | None) -> int:
 
         with stop_on_signals(stop_sweeps) as stop:
             call.out.note(f"sweeping on the schedule {schedule}, in UTC; SIGTERM ends it")
-            last, hung = datetime.now(timezone.utc), 0
-            while not stop and hung < HUNG_SWEEPS:
-                last = next(fires(schedule, max(last, datetime.now(timezone.utc))))
-                await _sleep_until(last, stop.sleep, lambda: bool(stop))
-                if stop:
-                    break
+            timer, hung = Timer(schedule), 0
+            while hung < HUNG_SWEEPS and await _is_due(call, timer, stop):
                 reports = await janitor.tick()
                 hung = hung + 1 if janitor.runner is not None and janitor.runner.all_hung else 0
                 _print(call, tuple(report for report in reports if verbose or call.as_json or not report.is_quiet))
@@ -217,9 +214,18 @@ class Heartbeat:
         return None
 
 
-async def _sleep_until(due: datetime, sleep: Callable[[float], object], stopped: Callable[[], bool]) -> None:
-    while not stopped() and (left_s := (due - datetime.now(timezone.utc)).total_seconds()) > 0:
-        await sleep(min(left_s, LONGEST_NAP_S))  # type: ignore[misc]
+async def _is_due(call: Call, timer: Timer, stop: Stop) -> bool:
+    """Wait for the next fire; False: asked to end."""
+    while not stop:
+        left_s, step_s = timer.look()
+        if step_s:
+            way = "back" if step_s < 0 else "forward"
+            call.out.note(f"warning: the clock was set {way} by {abs(step_s):.0f} s; sweeping on, by the new time")
+        if left_s <= 0:
+            timer.fired()
+            return True
+        await stop.sleep(min(left_s, LONGEST_NAP_S))
+    return False
 
 
 def _tell_lateness(call: Call, reports: tuple[SweepReport, ...], interval_s: float) -> None:
