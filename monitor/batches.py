@@ -57,7 +57,7 @@ class Batches:
         """How entries are settled: by the action, or, those that were delivered too often, by none."""
         if is_capped:
             return self._cap
-        settler = await self._action.settler(self._state.persist)
+        settler = await self._action.settler(self._state.retry)
         self.mode = settler.name
         return settler
 
@@ -74,7 +74,7 @@ class Batches:
     async def finish(self) -> None:
         """The last look at the index, once nothing is in flight."""
         if self._documents is not None:
-            self.tally.take_over(await self._state.persist(self._documents.look))
+            self.tally.take_over(await self._state.retry(self._documents.look))
 
     def warn_of_unpublished(self) -> None:
         self._publisher.warn_of_unpublished()
@@ -95,7 +95,7 @@ class Batches:
     async def _acted_upon(self, settler: Settler, entries: Sequence[PendingEntry], span: BatchSpan) -> Batch:
         """What the action made of them; nothing is taken where it has to go another way first."""
         try:
-            batch = await self._state.persist(_Attempt(settler, entries))
+            batch = await self._state.retry(_Attempt(settler, entries))
         except ScriptNotAllowed as refusal:
             self._action.fall_back(refusal)
             return NOTHING

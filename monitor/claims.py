@@ -34,7 +34,7 @@ class Claims:
         telemetry: GroupTelemetry = SILENT_GROUP,
         replicas: int | None = 0,
     ) -> None:
-        """``replicas`` have to confirm a claim, as ``RedisLink.written`` has it."""
+        """``replicas`` have to confirm a claim, as ``RedisLink.write_and_wait`` has it."""
         self._link = link
         self._settings = settings
         self._script = claim_script()
@@ -59,7 +59,7 @@ class Claims:
     async def _reply(self, command: Command) -> Reply:
         if self._replicas == 0 and not self._settings.rate_limit:
             return await self._link.call(*command)
-        (reply,) = await self._script.written(self._link, [command], self._replicas)
+        (reply,) = await self._script.write_and_wait(self._link, [command], self._replicas)
         if isinstance(reply, Exception) and not isinstance(reply, TooFewReplicas):
             raise reply
         return reply

@@ -167,7 +167,7 @@ class DeadLetters:
     async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]]) -> list[Refused]:
         """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""
         commands: list[Command] = [self._command(*letter) for letter in letters]
-        replies = await self._link.written(commands, self._settings.ack_replicas)
+        replies = await self._link.write_and_wait(commands, self._settings.ack_replicas)
         arrived = []
         for (item, _, _), reply in zip(letters, replies, strict=True):
             if isinstance(reply, TooFewReplicas):

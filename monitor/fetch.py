@@ -43,7 +43,7 @@ class Fetch:
     ) -> None:
         """``most`` entries at a time, and no more than a second's under a rate limit: others would be read for nothing.
 
-        ``replicas`` have to confirm the claim, as ``RedisLink.written`` has it.
+        ``replicas`` have to confirm the claim, as ``RedisLink.write_and_wait`` has it.
         """
         self.portion = Portion(SMALLEST, min(most, settings.rate_limit or most))
         self._patience = Patience.of(settings)

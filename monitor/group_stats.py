@@ -14,14 +14,14 @@ from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
 
 
-def question(settings: StreamSettings) -> list[Command]:
+def build_commands(settings: StreamSettings) -> list[Command]:
     """The commands that ask, to travel with others."""
     commands: list[Command] = [("XINFO", "GROUPS", settings.stream), ("XLEN", settings.stream)]
     return commands if settings.dead_letter_stream is None else [*commands, ("XLEN", settings.dead_letter_stream)]
 
 
-def answer(settings: StreamSettings, replies: Sequence[Reply]) -> tuple[int | None, int | None, int | None]:
-    """Lag, dead letters and the stream's length by the replies to ``question``; None for what the server does not tell us."""
+def parse_replies(settings: StreamSettings, replies: Sequence[Reply]) -> tuple[int | None, int | None, int | None]:
+    """Lag, dead letters and the stream's length by the replies to ``build_commands``; None where this user may not ask."""
     groups, length, *others = replies
     dead_letters = others[0] if others else None
     return _lag(groups, settings.group.encode()), _number(dead_letters), _number(length)

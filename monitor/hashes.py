@@ -96,7 +96,7 @@ class Store:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: any of them may be stored; repeating is safe.
         """
         commands = [self._command(entry) for entry in entries]
-        replies = await self._script.written(self._link, commands, self._replicas)
+        replies = await self._script.write_and_wait(self._link, commands, self._replicas)
         if self._is_json:  # JSON.SET says OK, or nothing where NX found a key
             replies = [_STORED if reply == b"OK" else _KEPT if reply is None else reply for reply in replies]
         if self._replicas or (self._replicas is None and self._link.is_cluster):
@@ -122,7 +122,7 @@ class Store:
         there, such as one whose confirmation was missed the last time."""
         there = [at for at, reply in enumerate(replies) if reply in _WROTE_NOTHING]
         touches = [self._touch.command((entries[at].key,), ()) for at in there]
-        touched = await self._touch.written(self._link, touches, self._replicas) if touches else []
+        touched = await self._touch.write_and_wait(self._link, touches, self._replicas) if touches else []
         for at, reply in zip(there, touched, strict=True):
             if isinstance(reply, Exception):
                 replies[at] = reply

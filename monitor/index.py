@@ -95,7 +95,7 @@ class SearchIndex:
         self.names: tuple[str, ...] = (settings.index_name,)
         """What it is called in this Redis; known once it was asked for."""
 
-    async def question(self) -> list[Command]:
+    async def build_commands(self) -> list[Command]:
         """The commands that ask for its state, to travel with others; none if no index is wanted.
 
         Raises:
@@ -106,11 +106,11 @@ class SearchIndex:
         self.names = await index_names(self._link, self._settings.index_name)
         return [("FT.INFO", name) for name in self.names]
 
-    def answer(self, replies: Sequence[Reply]) -> IndexInfo:
-        """Read the replies to ``question``."""
+    def parse_replies(self, replies: Sequence[Reply]) -> IndexInfo:
+        """Read the replies to ``build_commands``."""
         if not replies:
             return IndexInfo(OFF)
-        infos = [self._answer(name, reply) for name, reply in zip(self.names, replies, strict=True)]
+        infos = [self._parse(name, reply) for name, reply in zip(self.names, replies, strict=True)]
         wrong = [info for info in infos if info.status != OK]
         return IndexInfo(
             wrong[0].status if wrong else OK,
@@ -120,7 +120,7 @@ class SearchIndex:
             {where: error for info in infos for where, error in info.last_errors.items()},
         )
 
-    def _answer(self, name: str, reply: Reply) -> IndexInfo:
+    def _parse(self, name: str, reply: Reply) -> IndexInfo:
         if isinstance(reply, Exception):
             return _trouble(name, reply)
         info = mapping_of(reply)
@@ -142,8 +142,8 @@ class SearchIndex:
         Raises:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
         """
-        question = await self.question()
-        return self.answer(await self._link.pipelined(question)) if question else IndexInfo(OFF)
+        commands = await self.build_commands()
+        return self.parse_replies(await self._link.pipelined(commands)) if commands else IndexInfo(OFF)
 
     async def create(self, missing: Sequence[str] = ()) -> IndexInfo:
         """Create it, or those of its names that are ``missing``; one that somebody else created meanwhile will do.

@@ -15,7 +15,7 @@ from monitor.report import NOT_ASKED
 from shared.errors import JanitorError, RedisRefused
 from shared.names import quoted
 from shared.redis_client import Command, RedisLink, Reply
-from shared.retry import explained
+from shared.retry import to_user_error
 from shared.settings import StreamSettings
 from shared.telemetry import Standing
 
@@ -52,8 +52,8 @@ async def open_sweep(
         redis.exceptions.RedisError: the server could not be asked.
     """
     settings = context.settings
-    about_index = await retry(index.question) if index else []
-    about_group = group_stats.question(settings) if context.telemetry.is_on else []
+    about_index = await retry(index.build_commands) if index else []
+    about_group = group_stats.build_commands(settings) if context.telemetry.is_on else []
     commands: list[Command] = [
         ("XPENDING", settings.stream, settings.group),
         ("TIME",),
@@ -63,11 +63,11 @@ async def open_sweep(
     ]
     pending, now, *others = await retry(lambda: _first_replies(context.link, settings, commands))
     summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
-    info = index.answer(others[: len(about_index)]) if index else IndexInfo(OFF)
+    info = index.parse_replies(others[: len(about_index)]) if index else IndexInfo(OFF)
     others = others[len(about_index) :]
     standing = None
     if about_group:
-        lag, dead_letters, length = group_stats.answer(settings, others[: len(about_group)])
+        lag, dead_letters, length = group_stats.parse_replies(settings, others[: len(about_group)])
         standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length, 0.0)
     if retention:
         retention.opened(others[len(about_group) :])
@@ -89,7 +89,7 @@ def in_words(error: Exception, doing: str, settings: StreamSettings) -> JanitorE
     """``error`` with what to do; a group that is gone in mid-sweep is explained as one that was never there."""
     if str(error).startswith("NOGROUP") or getattr(error, "status_code", None) == "NOGROUP":
         return no_group(settings)
-    return explained(error, doing)
+    return to_user_error(error, doing)
 
 
 def no_group(settings: StreamSettings) -> RedisRefused:
@@ -109,5 +109,5 @@ def opening_error(error: Exception, command: str, settings: StreamSettings) -> J
     if str(error).startswith("WRONGTYPE"):
         return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
     if getattr(error, "status_code", None) == "NOPERM":
-        return explained(error, command)
+        return to_user_error(error, command)
     return None

@@ -19,7 +19,7 @@ from monitor.pending import FIRST, LAST, following
 from monitor.requeued import counted_anew, without
 from monitor.storing import Storing, StoringRule
 from shared.redis_client import Command, RedisLink, TooFewReplicas
-from shared.retry import code_of, explained, is_entrys_own
+from shared.retry import code_of, is_entrys_own, to_user_error
 from shared.settings import StreamSettings
 
 ARRIVED: Final = ("stored", "kept", "superseded", "sent", "handled")
@@ -163,7 +163,7 @@ class ToStream:
     async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         target = self._settings.requeue_target
         commands: list[Command] = [("XADD", target, "*", *counted_anew(letter.fields)) for letter in letters]
-        replies = await self._link.written(commands, self._settings.ack_replicas)
+        replies = await self._link.write_and_wait(commands, self._settings.ack_replicas)
         return [
             _remains(letter, reply) if isinstance(reply, Exception) else Redriven(letter, "sent")
             for letter, reply in zip(letters, replies, strict=True)
@@ -220,7 +220,7 @@ class Redrive:
             await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
         for result in results:
             if result.refusal is not None:
-                raise explained(result.refusal, "redriving")
+                raise to_user_error(result.refusal, "redriving")
         return redriven + results
 
 

@@ -18,7 +18,7 @@ from monitor.retained import LEFT_ALONE, MOST_COUNTED, Held, Policy, Retained
 from monitor.scripts import Script, retention_script
 from shared.errors import RedisRefused
 from shared.redis_client import Argument, Command, RedisLink, Reply
-from shared.retry import Deadline, persist
+from shared.retry import Deadline, retry
 
 SLICE_MS: Final = 3.0
 """What one slice may take of the server's time."""
@@ -38,7 +38,7 @@ class Pace(Protocol):
     @property
     def is_over(self) -> bool: ...
 
-    async def persist(self, attempt: Callable[[], Awaitable[None]]) -> None: ...
+    async def retry(self, attempt: Callable[[], Awaitable[None]]) -> None: ...
 
 
 class Until:
@@ -52,8 +52,8 @@ class Until:
     def is_over(self) -> bool:
         return self._deadline.is_over()
 
-    async def persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        await persist(attempt, self._deadline, self._link.reconnect)
+    async def retry(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        await retry(attempt, self._deadline, self._link.reconnect)
 
 
 class Retention:
@@ -102,7 +102,7 @@ class Retention:
             redis.exceptions.RedisError: the slice may have run or not; repeating is safe, each finds the bound anew.
         """
         while not self._has_ended and not pace.is_over:
-            await pace.persist(self._slice)
+            await pace.retry(self._slice)
         if self._dry_run:
             await self._count(pace)
         return self._so_far

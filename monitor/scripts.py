@@ -81,13 +81,15 @@ class Script:
     async def load(self, link: RedisLink) -> None:
         await link.load_script(self.text)
 
-    async def written(self, link: RedisLink, commands: Sequence[Command], replicas: int | None) -> list[Reply]:
-        """``link.written`` for commands that may run this script; loads it where a server does not have it."""
-        replies = await link.written(commands, replicas)
+    async def write_and_wait(self, link: RedisLink, commands: Sequence[Command], replicas: int | None) -> list[Reply]:
+        """``link.write_and_wait`` for commands that may run this script; loads it where a server does not have it."""
+        replies = await link.write_and_wait(commands, replicas)
         again = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if again:  # only these: in a cluster the others ran, and a second run may answer otherwise
             await self.load(link)
-            for at, reply in zip(again, await link.written([commands[at] for at in again], replicas), strict=True):
+            for at, reply in zip(
+                again, await link.write_and_wait([commands[at] for at in again], replicas), strict=True
+            ):
                 replies[at] = reply
         return replies
 

@@ -28,7 +28,7 @@ from monitor.report import SweepReport, Tally, report_of, retained_fields
 from monitor.sweep_state import SweepState
 from monitor.walk import Walk, ranges_from
 from shared.errors import JanitorError, RedisUnavailable, SweepBroke
-from shared.retry import explained
+from shared.retry import to_user_error
 from shared.telemetry import Standing, SweepFacts
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Sweep:
         try:
             await asyncio.wait_for(self._sweep(), state.left_s)
         except asyncio.TimeoutError:
-            state.fail(explained(redis_errors.TimeoutError(), "the sweep"))
+            state.fail(to_user_error(redis_errors.TimeoutError(), "the sweep"))
         except RedisError as error:
             state.fail(in_words(error, "the sweep", self._context.settings))
         except JanitorError as error:
@@ -109,7 +109,7 @@ class Sweep:
     async def _sweep(self) -> None:
         context, state, settings = self._context, self._state, self._context.settings
         index = SearchIndex(context.link, settings, self._resume.aliases) if self._action.uses_index else None
-        self._opening = await open_sweep(context, index, state.persist, self._retention)
+        self._opening = await open_sweep(context, index, state.retry, self._retention)
         if isinstance(self._action, Observer):
             self._observation = await self._action.look(self._opening, state)
         elif self._opening.summary.total:
@@ -128,7 +128,7 @@ class Sweep:
         try:
             await retention.run(self._state)
         except RedisError as error:
-            self._state.note(explained(error, "retention"))
+            self._state.note(to_user_error(error, "retention"))
         except JanitorError as error:
             self._state.note(error)
         retention.warn()
@@ -141,7 +141,7 @@ class Sweep:
         walk = Walk(self._context.link, self._context.settings, self._context.page_size)
         in_flight: set[asyncio.Task[None]] = set()
         try:
-            async for rows in walk.pages(ranges_from(self._resume.cursor, end), state.stops_at, state.persist):
+            async for rows in walk.pages(ranges_from(self._resume.cursor, end), state.stops_at, state.retry):
                 page = patience.sort(rows, mixed)
                 self._looked_at += len(rows)
                 self._found += page.found

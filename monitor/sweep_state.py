@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from monitor.pending import FIRST, order_of
 from shared.errors import JanitorError
 from shared.redis_client import RedisLink
-from shared.retry import Contact, Deadline, persist
+from shared.retry import Contact, Deadline, retry
 
 Result = TypeVar("Result")
 
@@ -54,9 +54,9 @@ class SweepState:
         """Nothing more is to be begun."""
         return self._has_failed or self._soft_end.is_over()
 
-    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
-        return await persist(attempt, self._soft_end, self._link.reconnect, self._contact)
+        return await retry(attempt, self._soft_end, self._link.reconnect, self._contact)
 
     async def ended(self) -> None:
         """Wait until the sweep failed or was stopped."""

@@ -147,7 +147,7 @@ class ClusterLink:
     async def pipelined(self, commands: Iterable[Command]) -> Replies:
         return await self._sent(list(commands), 0)
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
+    async def write_and_wait(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         await self.topology()
         return await self._sent(list(commands), int(self._has_replicas) if replicas is None else replicas)
 
@@ -296,7 +296,7 @@ class ClusterLink:
             commands = [part for command in commands for part in (("ASKING",), command)]
         replies: list[Reply]
         try:
-            replies = await self._server(route.address).written(commands, replicas)
+            replies = await self._server(route.address).write_and_wait(commands, replicas)
         except OUT_OF_REACH as error:
             self._note(route.address, error)
             note_that_others_answer(error)

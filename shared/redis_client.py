@@ -76,7 +76,7 @@ class RedisLink(Protocol):
             ``ConnectionLost`` (``ReplyTooLarge`` among them) and ``ReplyLate`` say how many bytes of replies had come.
         """
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
+    async def write_and_wait(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         """Like ``pipelined``; a write that fewer than ``replicas`` replicas of its server confirmed is a ``TooFewReplicas``.
 
         ``replicas`` None: 1 in a cluster that has replicas, else 0. WAIT counts what was written on its own connection
@@ -226,7 +226,7 @@ class ServerLink:
         note(error, Circumstances(self.address, password.endswith(("\n", "\r"))))
         return error
 
-    async def written(self, commands: Iterable[Command], replicas: int | None) -> Replies:
+    async def write_and_wait(self, commands: Iterable[Command], replicas: int | None) -> Replies:
         if not replicas:
             return await self.pipelined(commands)
         wait_ms = WAIT_TIMEOUT_MS if self._was_confirmed else WAIT_AGAIN_MS

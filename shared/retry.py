@@ -20,7 +20,7 @@ from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["Contact", "Deadline", "Fault", "code_of", "explained", "fault_of", "missing_right", "persist"]
+__all__ = ["Contact", "Deadline", "Fault", "code_of", "fault_of", "missing_right", "retry", "to_user_error"]
 
 Result = TypeVar("Result")
 
@@ -212,7 +212,7 @@ class Contact:
         return time.monotonic() + wait_s > self._began_s + UNANSWERED_S
 
 
-async def persist(
+async def retry(
     attempt: Callable[[], Awaitable[Result]],
     deadline: Deadline,
     reconnect: Callable[[], Awaitable[None]],
@@ -269,7 +269,7 @@ _OUT_OF_REACH = (
 )  # fmt: skip
 
 
-def explained(error: BaseException, doing: str) -> JanitorError:
+def to_user_error(error: BaseException, doing: str) -> JanitorError:
     """``error`` as one of ours: what it was met at, its code, and what to do; nothing of its own text, which may quote data."""
     code = code_of(error)
     kind = RedisUnavailable if code in _OUT_OF_REACH else RedisRefused

@@ -23,7 +23,7 @@ from monitor.requeued import requeued
 from monitor.scripts import store_script
 from shared.cluster import ClusterLink
 from shared.redis_client import Argument, Command, RedisLink, Reply, TooFewReplicas, open_link, raise_first, within
-from shared.retry import explained
+from shared.retry import to_user_error
 from shared.settings import Settings, StreamSettings
 
 EVERYTHING = 1_000_000
@@ -102,7 +102,7 @@ class NaiveJanitor:
             async with within(self._timeout_s):
                 await self._sweep()
         except (RedisError, asyncio.TimeoutError) as failure:
-            error = None if self._flaws.hides_errors else str(explained(failure, "the sweep"))
+            error = None if self._flaws.hides_errors else str(to_user_error(failure, "the sweep"))
         return (self._report(time.monotonic() - started_s, error),)
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class NaiveJanitor:
         sound = [entry for entry in entries if self._is_sound(*entry)]
         await self._quarantine([entry for entry in entries if not self._is_sound(*entry)])
         commands = [self._store_command(*entry) for entry in sound]
-        replies = await self._link.written(commands, self._replicas)
+        replies = await self._link.write_and_wait(commands, self._replicas)
         stored = [
             entry_id for (entry_id, _), reply in zip(sound, replies, strict=True) if not isinstance(reply, Exception)
         ]
@@ -172,7 +172,7 @@ class NaiveJanitor:
             values = [self._stream.stream, self._stream.group, entry_id, "naive", 1, "naive", 0]
             provenance: list[Argument] = [part for pair in zip(PROVENANCE, values, strict=True) for part in pair]
             letter: Command = ("XADD", str(self._stream.dead_letter_stream), "*", *provenance, *fields)
-            (reply,) = await self._link.written([letter], self._replicas)
+            (reply,) = await self._link.write_and_wait([letter], self._replicas)
             if isinstance(reply, RedisError):
                 raise reply
             if not self._flaws.ack_first and not isinstance(reply, TooFewReplicas):

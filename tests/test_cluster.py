@@ -469,9 +469,9 @@ async def test_what_wait_confirmed_is_told_for_each_shard(cluster: RedisCluster,
     keys = [f"k{{{cluster.tag_on(master)}}}" for master in masters]
     await link.topology()
     with stopped(cluster.replica_of(masters[1])):
-        replies = await link.written([("HSET", key, "f", "v") for key in keys], None)
+        replies = await link.write_and_wait([("HSET", key, "f", "v") for key in keys], None)
     assert [type(reply) for reply in replies] == [int, TooFewReplicas, int]
-    assert await link.written([("HSET", keys[1], "f", "w")], 0) == [0]
+    assert await link.write_and_wait([("HSET", keys[1], "f", "w")], 0) == [0]
 
 
 # --- failover ---------------------------------------------------------------------------------------------------------------
@@ -550,14 +550,14 @@ async def test_a_replica_that_is_gone_costs_a_second_once_and_fails_the_tick(
 
         server.pipelined = see  # type: ignore[method-assign]
         for number in range(3):
-            assert isinstance((await link.written([("HSET", key, "f", number)], None))[0], TooFewReplicas)
+            assert isinstance((await link.write_and_wait([("HSET", key, "f", number)], None))[0], TooFewReplicas)
         shards.add("id", _on(cluster, apart, shards, 60)[0])
         shards.abandon()
         (report,) = await janitor.tick()
     assert (report.failed, report.complete) == (1, False)
     assert "too few replicas confirmed" in str(report.error)
     eventually(lambda: cluster.master_of(key).call("WAIT", 1, 100) == 1)
-    assert await link.written([("HSET", key, "f", "last")], None) == [0]
+    assert await link.write_and_wait([("HSET", key, "f", "last")], None) == [0]
     waits = [command[2] for command in sends if command[0] == "WAIT"]
     assert waits[0] == WAIT_TIMEOUT_MS
     assert set(waits[1:]) == {WAIT_AGAIN_MS}

@@ -171,7 +171,7 @@ async def test_a_crash_between_adding_and_acknowledging_leaves_the_entry_in_both
     janitor = sweep.janitor(scene.settings(SETTLE_MODE=mode))
     seen = wire(janitor)
 
-    class Crash(Exception):
+    class Crash(BaseException):
         pass
 
     def crash(command: Command) -> None:

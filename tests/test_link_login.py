@@ -19,7 +19,7 @@ from shared.connection import IsReplica
 from shared.errors import RedisRefused, RedisUnavailable
 from shared.reach import TlsMismatch
 from shared.redis_client import ServerLink
-from shared.retry import Contact, Deadline, code_of, explained, persist
+from shared.retry import Contact, Deadline, code_of, retry, to_user_error
 from shared.settings import RedisSettings
 from tests.cli import inside
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
@@ -284,7 +284,7 @@ async def test_tls_on_and_the_server_plain_is_named_long_before_the_time_is_up(s
     with pytest.raises(TlsMismatch) as error:
         await link.call("PING")
     assert time.monotonic() - began_s < 20
-    said = explained(error.value, "connecting")
+    said = to_user_error(error.value, "connecting")
     assert isinstance(said, RedisUnavailable)
     assert "TLS is on, but the server speaks without" in str(said)
     assert f"127.0.0.1:{port}" in str(said)
@@ -295,7 +295,7 @@ async def test_tls_off_and_the_server_speaks_it_is_named(server: RedisServer) ->
     async with Passage(server.port, server_side()) as front, linked(front.port, timeout_s=5.0) as link:
         with pytest.raises(TlsMismatch) as error:
             await link.call("PING")
-    assert "TLS is off, but the server speaks TLS: set REDIS_TLS=true" in str(explained(error.value, "connecting"))
+    assert "TLS is off, but the server speaks TLS: set REDIS_TLS=true" in str(to_user_error(error.value, "connecting"))
 
 
 async def test_the_sweep_names_tls_on_one_side_only_and_does_not_wait(
@@ -376,7 +376,7 @@ async def test_a_mistake_is_waited_for_only_after_a_first_reply(
     attempts.answers += heard
     began_s = time.monotonic()
     with pytest.raises(type(error)):
-        await persist(attempts, Deadline.after(1.0), no_reconnect, contact)
+        await retry(attempts, Deadline.after(1.0), no_reconnect, contact)
     took_s = time.monotonic() - began_s
     assert (took_s >= 0.9) is heard
 
@@ -388,14 +388,14 @@ async def test_what_is_no_mistake_is_waited_for_from_the_start(
     monkeypatch.setattr("shared.retry.FIRST_WAIT_S", 0.001)
     monkeypatch.setattr("shared.retry.UNANSWERED_S", 0.0)
     attempts = Attempts(error, error, error)
-    assert await persist(attempts, Deadline.after(30), no_reconnect, Contact(attempts)) == "done"
+    assert await retry(attempts, Deadline.after(30), no_reconnect, Contact(attempts)) == "done"
 
 
 async def test_an_error_that_the_server_answered_is_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.retry.FIRST_WAIT_S", 0.001)
     monkeypatch.setattr("shared.retry.UNANSWERED_S", 0.0)
     attempts = Attempts(ResponseError("BUSY x"), REFUSED, REFUSED)
-    assert await persist(attempts, Deadline.after(30), no_reconnect, Contact(attempts)) == "done"
+    assert await retry(attempts, Deadline.after(30), no_reconnect, Contact(attempts)) == "done"
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------------
@@ -416,7 +416,7 @@ async def test_an_error_that_the_server_answered_is_a_reply(monkeypatch: pytest.
     ],
 )  # fmt: skip
 def test_what_went_wrong_is_named(error: Exception, kind: type[Exception], text: str) -> None:
-    said = explained(error, "connecting")
+    said = to_user_error(error, "connecting")
     assert isinstance(said, kind)
     assert text in str(said)
     assert "canary" not in str(said)
@@ -452,7 +452,7 @@ async def test_errors_of_the_connection_name_the_server(locked: RedisServer) -> 
         async with linked(port, password=password) as link:
             with pytest.raises(RedisError) as error:
                 await link.call("PING")
-        assert f"127.0.0.1:{port}" in str(explained(error.value, "connecting"))
+        assert f"127.0.0.1:{port}" in str(to_user_error(error.value, "connecting"))
 
 
 def test_the_settings_of_these_tests_are_those_of_one_server() -> None:

@@ -92,7 +92,7 @@ async def test_without_retain_sec_nothing_of_it_is_sent(scene: Scene, sweep: Swe
     seen = wire(janitor)
     (report,) = await janitor.tick()
     assert (report.trimmed, report.stream_length, length(scene)) == (0, None, 300)
-    assert {command[0] for command in seen.commands} == {"XPENDING", "TIME", "FT.INFO", "FT.CREATE"}
+    assert {command[0] for command in seen.commands} == {"XPENDING", "TIME", "FT.INFO", "FT._LIST", "FT.CREATE"}
 
 
 async def test_a_stopped_sweep_begins_no_slice(scene: Scene, sweep: Sweeper) -> None:

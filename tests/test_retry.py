@@ -11,7 +11,7 @@ from redis.retry import Retry
 
 from monitor.scripts import settle_script
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
-from shared.retry import FAULTS, Deadline, Fault, code_of, explained, fault_of, is_entrys_own, persist
+from shared.retry import FAULTS, Deadline, Fault, code_of, fault_of, is_entrys_own, retry, to_user_error
 from tests.conftest import Scene, raw_client
 from tests.patience import in_time
 
@@ -150,7 +150,7 @@ async def test_what_may_work_in_a_moment_is_tried_again(
     errors: tuple[Exception, ...], made: int, reconnected: int
 ) -> None:
     attempts = Attempts(*errors)
-    assert await persist(attempts, Deadline.after(5), attempts.reconnect) == "done"
+    assert await retry(attempts, Deadline.after(5), attempts.reconnect) == "done"
     assert (attempts.made, attempts.reconnected) == (made, reconnected)
 
 
@@ -165,7 +165,7 @@ async def test_what_may_work_in_a_moment_is_tried_again(
 async def test_what_repeating_cannot_help_is_raised_at_once(error: Exception) -> None:
     attempts = Attempts(error)
     with pytest.raises(type(error)) as caught:
-        await persist(attempts, Deadline.after(5), attempts.reconnect)
+        await retry(attempts, Deadline.after(5), attempts.reconnect)
     assert caught.value is error
     assert attempts.made == 1
 
@@ -174,7 +174,7 @@ async def test_attempts_end_at_the_deadline_with_the_last_error() -> None:
     attempts = Attempts(*(Connection(str(number)) for number in range(1000)))
     began_s = time.monotonic()
     with pytest.raises(Connection):
-        await persist(attempts, Deadline.after(0.2), attempts.reconnect)
+        await retry(attempts, Deadline.after(0.2), attempts.reconnect)
     assert time.monotonic() - began_s < in_time(0.5)
     assert attempts.made > 1
 
@@ -182,7 +182,7 @@ async def test_attempts_end_at_the_deadline_with_the_last_error() -> None:
 async def test_behind_the_deadline_there_is_one_attempt_and_no_more() -> None:
     attempts = Attempts(Connection("x"))
     with pytest.raises(Connection):
-        await persist(attempts, Deadline.after(-1), attempts.reconnect)
+        await retry(attempts, Deadline.after(-1), attempts.reconnect)
     assert attempts.made == 1
 
 
@@ -215,7 +215,7 @@ async def test_behind_the_deadline_there_is_one_attempt_and_no_more() -> None:
     ],
 )
 def test_an_error_is_explained_without_quoting_it(error: Exception, kind: type[JanitorError], text: str) -> None:
-    said = explained(error, "settling")
+    said = to_user_error(error, "settling")
     assert isinstance(said, kind)
     assert text in str(said)
     assert not re.search("canary", str(said), re.IGNORECASE)

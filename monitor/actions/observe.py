@@ -84,7 +84,7 @@ class ObserveAction:
         if opening.summary.total:
             end = last_id_worth_reading(opening.summary, opening.now_ms, context.settings.min_idle_ms)
             walk = Walk(context.link, context.settings, context.page_size)
-            async for rows in walk.pages(ranges_from(None, end), state.stops_at, state.persist):
+            async for rows in walk.pages(ranges_from(None, end), state.stops_at, state.retry):
                 walked.count(abandoned(rows, context.settings.min_idle_ms))
         walked.is_whole = state.left_at is None
         return walked
@@ -130,7 +130,7 @@ class ObserveAction:
         ranges = [(FIRST, end)] if cursor is None else [(cursor, end), (FIRST, preceding(cursor))]
         found: list[PendingEntry] = []
         pages = 0
-        async with aclosing(walk.pages(ranges, retry=state.persist)) as all_rows:
+        async with aclosing(walk.pages(ranges, retry=state.retry)) as all_rows:
             async for rows in all_rows:
                 found += abandoned(rows, context.settings.min_idle_ms)
                 pages += 1

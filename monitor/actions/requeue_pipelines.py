@@ -70,7 +70,7 @@ class RequeueByPipelines:
     async def _add(self, ids: Sequence[bytes], commands: Sequence[Command], batch: Batch) -> list[bytes]:
         """Those that are in the target now."""
         added = []
-        replies = await self._link.written(commands, self._settings.ack_replicas)
+        replies = await self._link.write_and_wait(commands, self._settings.ack_replicas)
         for entry_id, reply in zip(ids, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
                 batch.unconfirmed.append(entry_id)

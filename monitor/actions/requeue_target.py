@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from monitor.batch import Batch
 from shared.errors import JanitorError, RedisRefused
-from shared.retry import code_of, explained
+from shared.retry import code_of, to_user_error
 from shared.settings import StreamSettings
 
 _MARK = "to add it to the target"
@@ -36,4 +36,4 @@ def in_words(settings: StreamSettings, error: Exception) -> JanitorError:
         return RedisRefused(f"REQUEUE_TO {target!r} is a key of another type, not a stream: nothing can be requeued")
     if "exhausted" in str(error).lower():
         return RedisRefused(f"{target!r} takes no more entries: its last id is the greatest there is; set REQUEUE_TO")
-    return explained(error, f"requeueing to {target}")
+    return to_user_error(error, f"requeueing to {target}")

@@ -33,7 +33,7 @@ from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.hash_tags import has_hash_tag
 from shared.redis_client import RedisLink, Reply
-from shared.retry import code_of, explained
+from shared.retry import code_of, to_user_error
 from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
@@ -148,7 +148,7 @@ async def _cluster(findings: Findings, link: RedisLink) -> None:
         try:
             await link.ask((host, port), "PING")
         except (RedisError, OSError) as error:
-            findings.problem("cluster", f"the primary {host}:{port}: {explained(error, 'PING')}", UNREACHABLE)
+            findings.problem("cluster", f"the primary {host}:{port}: {to_user_error(error, 'PING')}", UNREACHABLE)
         if replicas and not count:
             findings.problem(
                 "cluster", f"the primary {host}:{port} has no replica, so nothing stored there is confirmed and acknowledged "
@@ -180,7 +180,7 @@ def _tls(findings: Findings, redis: RedisSettings) -> None:
 async def _trouble(findings: Findings, redis: RedisSettings, error: Exception) -> None:
     """Name the cause: a wrong login, a refused certificate, TLS on one side only, or nothing there."""
     code = code_of(error)
-    ours = explained(error, "connecting")
+    ours = to_user_error(error, "connecting")
     if code in LOGIN_CODES:
         findings.ok("connection", f"{redis.host}:{redis.port} answers")
         _tls(findings, redis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.exceptions import RedisError
 
 from shared.errors import JanitorError, RedisUnavailable, SettingsError
-from shared.retry import explained
+from shared.retry import to_user_error
 
 FINE = 0
 """A sweep that was not complete, or that met bad entries, is fine too: its report says so."""
@@ -45,4 +45,4 @@ def as_ours(error: JanitorError | RedisError, doing: str, stream: str, group: st
         return JanitorError(NO_GROUP.format(stream=stream, group=group))
     if text.startswith("WRONGTYPE"):
         return JanitorError(f"{stream!r} is a key of another type, not a stream: check STREAM_NAME (while at {doing})")
-    return explained(error, doing)
+    return to_user_error(error, doing)

@@ -123,7 +123,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
     """
     index = SearchIndex(link, settings)
     uses_index = action_class(settings).uses_index
-    about_index = await index.question() if uses_index else []
+    about_index = await index.build_commands() if uses_index else []
     commands: list[Command] = [
         ("XPENDING", settings.stream, settings.group),
         ("TIME",),
@@ -131,13 +131,13 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         ("XRANGE", settings.dead_letter_stream or settings.stream, "-", "+", "COUNT", 1),
         ("XRANGE", settings.stream, "-", "+", "COUNT", 1),
         *about_index,
-        *group_stats.question(settings),
+        *group_stats.build_commands(settings),
     ]
     pending, time, consumers, oldest_letter, first, *replies = await link.pipelined(commands)
     raise_first((pending, time))
     summary, now_ms = summary_of(pending), milliseconds(time)
     index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
-    lag, dead_letters, length = group_stats.answer(settings, standing_replies)
+    lag, dead_letters, length = group_stats.parse_replies(settings, standing_replies)
     return Overview(
         now_ms=now_ms,
         summary=summary,
@@ -146,7 +146,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         sample=await sample(link, settings, summary, now_ms),
         dead_letters=dead_letters,
         oldest_dead_letter_age_ms=None if not dead_letters else _age_ms(oldest_letter, now_ms),
-        index=index.answer(index_replies) if uses_index else IndexInfo(OFF),
+        index=index.parse_replies(index_replies) if uses_index else IndexInfo(OFF),
         index_names=index.names,
         stream_length=length,
         first_entry_age_ms=_age_ms(first, now_ms),

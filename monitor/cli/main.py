@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from monitor.cli.call import Call, settings_options
 from monitor.cli.exits import FAILED, INTERRUPTED, READER_GONE, USAGE
 from shared.errors import JanitorError
-from shared.retry import explained
+from shared.retry import to_user_error
 
 
 @click.group("monitor", context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return READER_GONE
     except (JanitorError, RedisError) as error:
         _trace(call)
-        return call.tell(error if isinstance(error, JanitorError) else explained(error, call.doing))
+        return call.tell(error if isinstance(error, JanitorError) else to_user_error(error, call.doing))
     except Exception as error:  # noqa: BLE001
         _trace(call)
         # Its text may quote an entry.

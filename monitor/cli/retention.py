@@ -17,7 +17,7 @@ from monitor.pending import milliseconds_of
 from monitor.retained import MOST_COUNTED, Retained
 from monitor.stream_retention import StreamRetention
 from shared.redis_client import RedisLink
-from shared.retry import Deadline, persist
+from shared.retry import Deadline, retry
 from shared.settings import StreamSettings
 
 TRY_FOR_S: Final = 15.0
@@ -63,8 +63,8 @@ class _UntilStopped:
     def is_over(self) -> bool:
         return bool(self._stop)
 
-    async def persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        await persist(attempt, Deadline.after(TRY_FOR_S), self._link.reconnect)
+    async def retry(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        await retry(attempt, Deadline.after(TRY_FOR_S), self._link.reconnect)
 
 
 def _tell(call: Call, retained: Retained, now_ms: int) -> None:

@@ -125,7 +125,7 @@ class Carrier:
         taken = weight = 0
         while taken < len(entries) and weight < BATCH_BYTES:
             ids = [entry.entry_id for entry in entries[taken : taken + self._reader.portion.size]]
-            held = await self._state.persist(partial(self._read_portion, ids))
+            held = await self._state.retry(partial(self._read_portion, ids))
             for entry_id, pairs in zip(ids, held, strict=False):
                 grown = weight + sum(map(len, pairs or ()))
                 if grown > BATCH_BYTES and fields:

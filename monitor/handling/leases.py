@@ -67,7 +67,7 @@ class Leases:
         Raises:
             redis.exceptions.RedisError: the first error among their replies, or nothing is known.
         """
-        replies = await self._script.written(self._link, commands, 0)
+        replies = await self._script.write_and_wait(self._link, commands, 0)
         raise_first(replies)
         return replies
 

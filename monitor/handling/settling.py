@@ -18,7 +18,7 @@ from monitor.outcomes import Outcome, fault_of_handler
 from monitor.sweep_state import SweepState
 from shared.errors import HandlerUnusable, JanitorError
 from shared.redis_client import Command
-from shared.retry import Deadline, code_of, persist
+from shared.retry import Deadline, code_of, retry
 from stream_janitor import Dead, Done, Retry, Unavailable
 from stream_janitor.fence import DELETED, HELD, Change, given_back, renewed, states_of, undone
 
@@ -106,7 +106,7 @@ class Settling:
             return await self._leases.send(commands)
 
         deadline = Deadline.after(self._state.left_s - FOR_THE_REST_S)
-        replies = await persist(attempt, deadline, self._link.reconnect)
+        replies = await retry(attempt, deadline, self._link.reconnect)
         if plan.done:
             self._count_done(len(plan.done), int(str(replies[0])), bool(is_repeated), batch)
         if changes:
