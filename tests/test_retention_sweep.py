@@ -327,3 +327,16 @@ async def test_a_stream_in_a_cluster_is_retained_in_its_shard(cluster: RedisClus
         changes |= {"SETTLE_MODE": "script", "HASH_PREFIX": f"{{{scene.stream}}}:tweet:"}
     report = await sweep(scene.settings(**changes))
     assert (report.processed, report.trimmed, report.dead_letters_trimmed, report.error) == (5, 304, 50, None)
+
+
+async def test_under_observe_a_sweep_says_what_would_be_trimmed_and_trims_nothing(scene: Scene, sweep: Sweeper) -> None:
+    finished(scene, 300)
+    scene.add_tweets(1)
+    scene.abandon()
+    janitor = sweep.janitor(scene.settings(ACTION="observe", **RETAIN))
+    seen = wire(janitor)
+    (report,) = await janitor.tick()
+    assert report.error is None
+    assert (report.trimmed, length(scene), scene.pending()) == (0, 301, 1)
+    assert "300" in str(report.retention), report.retention
+    assert not [command for command in seen.commands if command[0] in ("XTRIM", "XCLAIM", "XACK")]
