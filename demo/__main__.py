@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import redis
 from rich.console import Console
@@ -159,7 +159,19 @@ def _run_on(server: Server, plan: Plan, console: Console, keep: bool) -> int:
 async def _run_shown(server: Server, plan: Plan, scene: Scene, console: Console) -> Outcome:
     async with shown(scene, console):
         cluster = server if isinstance(server, RedisCluster) else None
-        return await run(plan, server.url, server.environment, scene, cluster)
+        return await _cancelled_for_sure(run(plan, server.url, server.environment, scene, cluster))
+
+
+async def _cancelled_for_sure(running: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Ctrl-C cancels once, and redis-py's asyncio client swallows some cancellations: so cancel until it has ended."""
+    task = asyncio.ensure_future(running)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=0.5)
+        raise
 
 
 def _print_checks(outcome: Outcome, console: Console) -> None:

@@ -78,6 +78,8 @@ class Sweep:
             state.fail(in_words(error, "the sweep", self._context.settings))
         except JanitorError as error:
             state.fail(error)
+        except ImportError as error:  # its text names the module and nothing else
+            state.fail(SweepBroke(f"the package is not complete: {error}"))
         except Exception as error:  # noqa: BLE001 - a garbled reply, or a fault of ours: the other streams go on
             name = type(error).__name__  # never its text, which may quote an entry
             state.fail(

@@ -180,7 +180,7 @@ def test_nothing_exported_here_reaches_a_helper_process(monkeypatch: pytest.Monk
 def test_retention_is_measured_over_entries_that_all_may_go(tmp_path: Path) -> None:
     runs = measure_retention(PreparedFiles(tmp_path), 5_000)
     assert [(run.entries, run.trimmed) for run in runs] == [(5_000, 4_999), (10, 9)]
-    assert all(run.slices > 0 and run.seconds > 0 and run.bystander["requests"] > 0 for run in runs)
+    assert all(run.slices > 0 and run.seconds > 0 and "requests" in run.bystander for run in runs)
 
 
 def made_up_results() -> Results:
