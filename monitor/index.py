@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shared.cluster import ClusterLink
 
 OK, OFF = "ok", "off"
+NO_MODULE: Final = "this server has no search module; entries are recovered all the same"
 KEYS_ASKED_AT_ONCE: Final = 500
 
 
@@ -58,7 +59,7 @@ class IndexInfo:
 
     @property
     def is_there(self) -> bool:
-        return self.status != OFF and not self.is_missing
+        return self.status not in (OFF, NO_MODULE) and not self.is_missing
 
     def reasons_since(self, before: IndexInfo) -> dict[bytes, str]:
         """Hash key → why it was refused, of each field's last refusal if that was after ``before``."""
@@ -234,7 +235,7 @@ def _trouble(name: str, error: Exception) -> IndexInfo:
     if code_of(error) == "NOPERM":
         return IndexInfo(f"no right to look at {name} (FT.INFO)")
     if "unknown command" in text:
-        return IndexInfo("this Redis has no search module; entries are recovered all the same")
+        return IndexInfo(NO_MODULE)
     if "unknown index name" in text or "no such index" in text:
         return IndexInfo(f"{name} is missing", missing=(name,))
     return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")

@@ -88,24 +88,24 @@ async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Se
 def in_words(error: Exception, doing: str, settings: StreamSettings) -> JanitorError:
     """``error`` with what to do; a group that is gone in mid-sweep is explained as one that was never there."""
     if str(error).startswith("NOGROUP") or getattr(error, "status_code", None) == "NOGROUP":
-        return no_group(settings)
+        return no_group(settings.stream, settings.group)
     return to_user_error(error, doing)
 
 
-def no_group(settings: StreamSettings) -> RedisRefused:
-    text = f"there is no consumer group {settings.group!r} on the stream {settings.stream!r}"
-    if set(settings.stream + settings.group) & set("*?"):
+def no_group(stream: str, group: str) -> RedisRefused:
+    """Names the group that is missing, and the command that makes it."""
+    text = f"there is no consumer group {group!r} on the stream {stream!r}"
+    if set(stream + group) & set("*?"):
         return RedisRefused(
             f"{text}: a name is a name here, no pattern; check STREAM_NAME and STREAM_CONSUMER_GROUP_NAME"
         )
-    stream, group = quoted(settings.stream), quoted(settings.group)
-    return RedisRefused(f"{text}; create it with: XGROUP CREATE {stream} {group} 0 MKSTREAM")
+    return RedisRefused(f"{text}; create it with: XGROUP CREATE {quoted(stream)} {quoted(group)} 0 MKSTREAM")
 
 
 def opening_error(error: Exception, command: str, settings: StreamSettings) -> JanitorError | None:
     """What the refusal of a sweep's first commands means; None for an error that another layer explains."""
     if str(error).startswith("NOGROUP"):
-        return no_group(settings)
+        return no_group(settings.stream, settings.group)
     if str(error).startswith("WRONGTYPE"):
         return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
     if getattr(error, "status_code", None) == "NOPERM":

@@ -22,7 +22,7 @@ from monitor.cli.rights import Missing, Right, may_publish, missing, needed, nee
 from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
-from monitor.index import OFF, OK, IndexInfo, SearchIndex
+from monitor.index import NO_MODULE, OFF, OK, IndexInfo, SearchIndex
 from monitor.missing_index import reason_against
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
@@ -37,6 +37,8 @@ from shared.retry import code_of, to_user_error
 from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
+SERVERS: Final = {"valkey": "Valkey"}
+"""HELLO's word for what is not Redis."""
 NO_HELLO: Final = "a server of RESP2 (no HELLO, so version and role are not told)"
 REPLICAS_WAIT_MS: Final = 200
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
@@ -48,6 +50,8 @@ class Findings:
     def __init__(self, call: Call) -> None:
         self._out = call.out
         self.code = FINE
+        self.server = "Redis"
+        """What the server calls itself."""
 
     def ok(self, name: str, text: str, **more: Any) -> None:
         self._tell(name, True, text, **more)
@@ -107,8 +111,11 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
         return False
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
+    findings.server = SERVERS.get(told.get("server", ""), "Redis")
     server = (
-        f"Redis {told['version']}, {told.get('mode', '')}, {told.get('role', '')}" if "version" in told else NO_HELLO
+        f"{findings.server} {told['version']}, {told.get('mode', '')}, {told.get('role', '')}"
+        if "version" in told
+        else NO_HELLO
     )
     who = f"the cluster of {redis.host}:{redis.port}" if link.is_cluster else f"{redis.host}:{redis.port}"
     findings.ok("connection", f"{who} answers, logged in after {took_ms:.1f} ms: {server}")
@@ -352,7 +359,11 @@ def _grant(redis: RedisSettings, right: Right, one: Missing) -> str:
 
 
 def _no_search(index: IndexInfo) -> bool:
-    return "no search module" in index.status
+    return index.status == NO_MODULE
+
+
+def _other_server(findings: Findings) -> str:
+    return "use Redis 8, or " if findings.server == "Redis" else ""
 
 
 async def _replicas(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
@@ -463,6 +474,6 @@ async def _index(
         against = await reason_against(link, stream, index.missing[0], ())
         findings.problem("index", against or f"{index.status}: the next sweep creates it, if it may", **named)
     elif _no_search(index):
-        findings.problem("index", f"{index.status}: use Redis 8, or say INDEX_SCHEMA=off", **named)
+        findings.problem("index", f"{index.status}: {_other_server(findings)}say INDEX_SCHEMA=off", **named)
     else:
         findings.problem("index", f"{index.status}: create another (FT.CREATE) or correct the settings", **named)
