@@ -12,6 +12,7 @@ from monitor.context import SweepContext
 from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.pending import Summary, age_s, summary_of
 from monitor.report import NOT_ASKED
+from monitor.server_clock import RIGHT, ServerClock, look
 from shared.errors import JanitorError, RedisRefused
 from shared.names import quoted
 from shared.redis_client import Command, RedisLink, Reply
@@ -37,9 +38,8 @@ class Opening:
     standing: Standing | None = None
     """None where telemetry is off."""
 
-    @property
-    def oldest_pending_age_s(self) -> float | None:
-        return age_s(self.summary.smallest_id, self.now_ms)
+    clock: ServerClock = RIGHT
+    """Whether the server's clock can be trusted."""
 
 
 async def open_sweep(
@@ -65,15 +65,18 @@ async def open_sweep(
     summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
     info = index.parse_replies(others[: len(about_index)]) if index else IndexInfo(OFF)
     others = others[len(about_index) :]
+    clock = await retry(lambda: look(context.link, settings, summary, now_ms))
     standing = None
     if about_group:
         lag, dead_letters, length = group_stats.parse_replies(settings, others[: len(about_group)])
-        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length, 0.0)
+        oldest_s = clock.age_s(age_s(summary.smallest_id, now_ms))
+        behind_s = clock.ahead_ms / 1000 if clock.was_set_back else 0.0
+        standing = Standing(summary.total, oldest_s, lag, dead_letters, length, 0.0, behind_s)
     if retention:
         retention.opened(others[len(about_group) :])
     if index and info.is_missing:
         info = await index.create(info.missing)
-    return Opening(summary, now_ms, info, standing)
+    return Opening(summary, now_ms, info, standing, clock)
 
 
 async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Sequence[Command]) -> list[Reply]:

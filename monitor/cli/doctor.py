@@ -10,6 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
+from monitor import server_clock
 from monitor.actions import action_class
 from monitor.actions.requeue import cannot_see_groups, nobody_reads, others_would_see
 from monitor.cli.call import Call, command
@@ -303,7 +304,8 @@ async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSet
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
     named: dict[str, Any] = {"stream": stream.stream, "group": stream.group}
     try:
-        summary, _ = await summary_and_time(link, stream)
+        summary, now_ms = await summary_and_time(link, stream)
+        clock = await server_clock.look(link, stream, summary, now_ms)
     except RedisError as error:
         ours = as_ours(error, "XPENDING", stream.stream, stream.group)
         if isinstance(ours, RedisUnavailable):
@@ -311,6 +313,8 @@ async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) ->
         findings.problem("group", str(ours), **named)
         return
     findings.ok("group", f"{stream.stream} / {stream.group}: {summary.total:,} pending", **named)
+    if clock.trouble:
+        findings.problem("clock", f"{clock.trouble}: see that the server's time is kept (NTP)", **named)
 
 
 async def _json_module(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
