@@ -47,6 +47,8 @@ class ServerFacts:
     """2 once the server refused HELLO: no connection asks again."""
     role: str | None = None
     """As HELLO last told it; None: not told."""
+    mode: str | None = None
+    """``standalone``, ``cluster``, ``sentinel``, as HELLO told it; None: not told."""
     refuses_replicas: bool = True
     answered: bool = False
     """Whether a connection was ever made."""
@@ -167,6 +169,8 @@ class BulkConnection(_ConnectionBase):
             reply = dict(zip(reply[::2], reply[1::2], strict=False))
         role = reply.get(b"role") if isinstance(reply, dict) else None
         self._facts.role = role.decode("ascii", "replace") if isinstance(role, bytes) else None
+        mode = reply.get(b"mode") if isinstance(reply, dict) else None
+        self._facts.mode = mode.decode("ascii", "replace") if isinstance(mode, bytes) else None
         if self._facts.refuses_replicas and role in _REPLICA:
             raise IsReplica
 

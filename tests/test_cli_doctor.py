@@ -321,3 +321,41 @@ def test_replicas_that_are_asked_for_and_not_there_are_a_problem(scene: Scene) -
     ran = inside({**scene.environment, "ACK_REPLICAS": "2"}, "doctor")
     assert ran.code == 1
     assert "ACK_REPLICAS is 2, but 0 in touch: nothing is acknowledged until there are as many" in ran.out
+
+
+def test_id_fields_that_no_pending_entry_has_are_a_problem_that_names_what_there_is(scene: Scene) -> None:
+    for number in range(120):
+        scene.add("order_id", number, "amount", 5)
+    scene.deliver()
+    _, problems = doctor(scene)
+    (text,) = problems["ids"]
+    assert text.startswith("0 of 100 pending entries have `id`; fields seen: ")
+    assert {"order_id", "amount"} <= set(text.replace(":", ",").replace(" ", "").split(","))
+    _, problems = doctor(scene, ID_FIELDS="order_id")
+    assert "ids" not in problems
+
+
+def test_a_sample_of_heavy_entries_ends_at_two_megabytes(scene: Scene) -> None:
+    for number in range(20):
+        scene.add("order_id", number, "text", b"x" * 500_000)
+    scene.deliver()
+    _, problems = doctor(scene)
+    looked_at = int(problems["ids"][0].split()[2])
+    assert 4 <= looked_at < 20
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "is_a_problem"),
+    [
+        ("noeviction", {}, False), ("allkeys-lru", {}, True), ("volatile-ttl", {}, False),
+        ("volatile-ttl", {"STORE_TTL_SEC": "60"}, True),
+    ],
+)  # fmt: skip
+def test_a_server_that_may_evict_what_is_stored_is_a_problem(
+    own_server: RedisServer, own_scene: Scene, policy: str, changes: dict[str, str], is_a_problem: bool
+) -> None:
+    own_scene.raw.execute_command("CONFIG", "SET", "maxmemory-policy", policy)
+    _, problems = doctor(own_scene, **changes)
+    assert ("memory" in problems) is is_a_problem
+    if is_a_problem:
+        assert f"maxmemory-policy is {policy}" in problems["memory"][0]

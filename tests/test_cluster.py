@@ -595,6 +595,36 @@ async def test_a_sweep_goes_on_through_the_failover_of_the_streams_master(
     assert lost(shards, entries) == []
 
 
+# --- without REDIS_CLUSTER --------------------------------------------------------------------------------------------------
+
+
+def on_one_node(cluster: RedisCluster, shards: Scene, stream: str) -> dict[str, str]:
+    node = cluster.master_of(stream)
+    return {"REDIS_CLUSTER": "false", "REDIS_HOST": f"127.0.0.1:{node.port}", "INDEX_SCHEMA": "off"}
+
+
+@pytest.mark.parametrize("mode", ["script", "gather", "auto"])
+async def test_a_clusters_node_is_refused_before_anything_is_settled(
+    cluster: RedisCluster, shards: Scene, sweep: Sweeper, mode: str
+) -> None:
+    shards.add_tweets(60)
+    shards.abandon()
+    report = await sweep(shards.settings(SETTLE_MODE=mode, **on_one_node(cluster, shards, shards.stream)))
+    assert (report.candidates, report.processed, shards.pending()) == (0, 0, 60)
+    assert "set REDIS_CLUSTER=true" in str(report.error)
+    assert {row[1] for row in shards.pending_rows()} == {b"crashed"}, "nothing was claimed"
+
+
+async def test_one_hash_tag_on_its_node_goes_on_working(cluster: RedisCluster, shards: Scene, sweep: Sweeper) -> None:
+    tagged = new_scene(shards.raw, shards.environment, HASH_PREFIX=f"{{{shards.stream}}}x:")
+    tagged.add_tweets(5)
+    tagged.abandon()
+    node = on_one_node(cluster, tagged, tagged.stream)
+    prefix = f"{{{tagged.stream}}}t:"
+    report = await sweep(tagged.settings(HASH_PREFIX=prefix, DEAD_LETTER_STREAM="off", **node))
+    assert (report.processed, report.error) == (5, None)
+
+
 # --- telling others ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from monitor.actions import Retry
 from monitor.batch import ScriptNotAllowed, Settler
 from monitor.context import ResumeState, SweepContext
+from monitor.elsewhere import refuse_keys_elsewhere
 from monitor.settle_mode import SettleMode
 from shared.errors import RedisRefused
 from shared.redis_client import RedisLink
@@ -53,6 +54,7 @@ class TwoWays(ABC):
 
     async def settler(self, retry: Retry) -> Settler:
         if self._settler is None:
+            await retry(lambda: refuse_keys_elsewhere(self._context.link, self._context.settings))
             await retry(self.prepare)
             mode = await retry(lambda: self.mode_of(self._context.link, self._context.settings))
             if mode.is_refused:

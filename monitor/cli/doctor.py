@@ -20,6 +20,7 @@ from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
 from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
+from monitor.cli.sample import eviction_policy, sample_of_ids
 from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
@@ -229,6 +230,9 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
             await _requeue_target(findings, link, stream)
         if stream.action == "observe":
             return
+        if stream.action == "store":
+            await _ids(findings, link, stream)
+            await _eviction(findings, link, stream)
         await _replicas(findings, link, stream)
         await _dead_letter_stream(findings, link, stream)
         await _retention(findings, link, stream)
@@ -368,6 +372,37 @@ def _no_search(index: IndexInfo) -> bool:
 
 def _other_server(findings: Findings) -> str:
     return "use Redis 8, or " if findings.server == "Redis" else ""
+
+
+async def _ids(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """Whether pending entries have the fields that ID_FIELDS names."""
+    try:
+        sample = await sample_of_ids(link, stream)
+    except ResponseError:
+        return  # the right, or the group, is a finding of its own
+    if not sample.looked_at:
+        return
+    wanted = ", ".join(f"`{name}`" for name in stream.id_fields)
+    told = f"{sample.with_id} of {sample.looked_at} pending entries have {wanted}"
+    if sample.with_id:
+        findings.ok("ids", told, stream=stream.stream)
+    else:
+        seen = ", ".join(sample.fields) or "none"
+        findings.problem("ids", f"{told}; fields seen: {seen}: correct ID_FIELDS", stream=stream.stream)
+
+
+async def _eviction(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
+    """Whether the server may throw away what is stored, and the stream with it."""
+    policy = await eviction_policy(link)
+    if policy is None:
+        return
+    takes_all, takes_those_with_ttl = policy.startswith("allkeys-"), policy.startswith("volatile-")
+    if takes_all or (takes_those_with_ttl and stream.store_ttl_ms):
+        what = "hashes, stream and group" if takes_all else "what STORE_TTL_SEC gave an expiry"
+        findings.problem(
+            "memory", f"maxmemory-policy is {policy}: when memory runs out, the server evicts {what}; set it "
+            "to noeviction", stream=stream.stream,
+        )  # fmt: skip
 
 
 async def _replicas(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
