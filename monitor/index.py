@@ -52,6 +52,8 @@ class IndexInfo:
     documents: int = 0
     last_errors: Mapping[tuple[str, bytes], FieldError] = field(default_factory=dict)
     """By index and field."""
+    has_module: bool = True
+    """Whether the server knows of indexes at all."""
 
     @property
     def is_missing(self) -> bool:
@@ -59,7 +61,7 @@ class IndexInfo:
 
     @property
     def is_there(self) -> bool:
-        return self.status not in (OFF, NO_MODULE) and not self.is_missing
+        return self.status != OFF and self.has_module and not self.is_missing
 
     def reasons_since(self, before: IndexInfo) -> dict[bytes, str]:
         """Hash key → why it was refused, of each field's last refusal if that was after ``before``."""
@@ -119,6 +121,7 @@ class SearchIndex:
             tuple(name for info in infos for name in info.missing),
             sum(info.documents for info in infos),
             {where: error for info in infos for where, error in info.last_errors.items()},
+            all(info.has_module for info in infos),
         )
 
     def _parse(self, name: str, reply: Reply) -> IndexInfo:
@@ -235,7 +238,7 @@ def _trouble(name: str, error: Exception) -> IndexInfo:
     if code_of(error) == "NOPERM":
         return IndexInfo(f"no right to look at {name} (FT.INFO)")
     if "unknown command" in text:
-        return IndexInfo(NO_MODULE)
+        return IndexInfo(NO_MODULE, has_module=False)
     if "unknown index name" in text or "no such index" in text:
         return IndexInfo(f"{name} is missing", missing=(name,))
     return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")
