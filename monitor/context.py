@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from monitor.batch import Settler
 from monitor.brake import Brake
 from monitor.consumers import Reaper
+from monitor.server_clock import ClockNotes
 from monitor.sweep_state import SweepState
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
@@ -54,5 +55,7 @@ class ResumeState:
     """The last sweep's handler was unavailable: try one call before any other."""
     reaper: Reaper = field(default_factory=Reaper)
     """When the group's consumers were listed, and which are still to be removed."""
+    clock: ClockNotes = field(default_factory=ClockNotes)
+    """What was said of ids ahead of the server's clock."""
     observing: Observing | None = None
     """How far ACTION=observe has looked."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shared.cluster import ClusterLink
 
 OK, OFF = "ok", "off"
+NO_MODULE: Final = "this server has no search module; entries are recovered all the same"
 KEYS_ASKED_AT_ONCE: Final = 500
 
 
@@ -237,7 +238,7 @@ def _trouble(name: str, error: Exception) -> IndexInfo:
     if code_of(error) == "NOPERM":
         return IndexInfo(f"no right to look at {name} (FT.INFO)")
     if "unknown command" in text:
-        return IndexInfo("this Redis has no search module; entries are recovered all the same", has_module=False)
+        return IndexInfo(NO_MODULE, has_module=False)
     if "unknown index name" in text or "no such index" in text:
         return IndexInfo(f"{name} is missing", missing=(name,))
     return IndexInfo(f"{name} cannot be looked at ({code_of(error)})")

@@ -88,7 +88,8 @@ async def _reported(sweep: Sweep) -> SweepReport:
 def log(report: SweepReport, was_stopped: bool = False) -> None:
     """One line for people, and the same as attributes of the record for machines.
 
-    A failed sweep is an ERROR; one that is not complete a WARNING, unless the rate limit or a stop is why; so that a
+    A failed sweep is an ERROR; one that is not complete a WARNING, unless the rate limit or a stop is why, and so is a
+    server's clock that was set back; so that a
     platform's severity filters find them.
     """
     fields = report.as_dict()
@@ -96,7 +97,7 @@ def log(report: SweepReport, was_stopped: bool = False) -> None:
     level = logging.DEBUG if report.is_quiet else logging.INFO
     if report.error:
         level = logging.ERROR
-    elif not (report.complete or report.rate_limited or was_stopped):
+    elif report.server_clock or not (report.complete or report.rate_limited or was_stopped):
         level = logging.WARNING
     logger.log(level, "%s", report, extra={"report": fields, **attributes})
 

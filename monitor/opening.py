@@ -12,6 +12,7 @@ from monitor.context import SweepContext
 from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.pending import Summary, age_s, summary_of
 from monitor.report import NOT_ASKED
+from monitor.server_clock import RIGHT, ServerClock, look
 from shared.errors import JanitorError, RedisRefused
 from shared.names import quoted
 from shared.redis_client import Command, RedisLink, Reply
@@ -37,9 +38,8 @@ class Opening:
     standing: Standing | None = None
     """None where telemetry is off."""
 
-    @property
-    def oldest_pending_age_s(self) -> float | None:
-        return age_s(self.summary.smallest_id, self.now_ms)
+    clock: ServerClock = RIGHT
+    """Whether the server's clock can be trusted."""
 
 
 async def open_sweep(
@@ -65,15 +65,18 @@ async def open_sweep(
     summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
     info = index.parse_replies(others[: len(about_index)]) if index else IndexInfo(OFF)
     others = others[len(about_index) :]
+    clock = await retry(lambda: look(context.link, settings, summary, now_ms))
     standing = None
     if about_group:
         lag, dead_letters, length = group_stats.parse_replies(settings, others[: len(about_group)])
-        standing = Standing(summary.total, age_s(summary.smallest_id, now_ms), lag, dead_letters, length, 0.0)
+        oldest_s = clock.age_s(age_s(summary.smallest_id, now_ms))
+        behind_s = clock.ahead_ms / 1000 if clock.was_set_back else 0.0
+        standing = Standing(summary.total, oldest_s, lag, dead_letters, length, 0.0, behind_s)
     if retention:
         retention.opened(others[len(about_group) :])
     if index and info.is_missing:
         info = await index.create(info.missing)
-    return Opening(summary, now_ms, info, standing)
+    return Opening(summary, now_ms, info, standing, clock)
 
 
 async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Sequence[Command]) -> list[Reply]:
@@ -88,24 +91,24 @@ async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Se
 def in_words(error: Exception, doing: str, settings: StreamSettings) -> JanitorError:
     """``error`` with what to do; a group that is gone in mid-sweep is explained as one that was never there."""
     if str(error).startswith("NOGROUP") or getattr(error, "status_code", None) == "NOGROUP":
-        return no_group(settings)
+        return no_group(settings.stream, settings.group)
     return to_user_error(error, doing)
 
 
-def no_group(settings: StreamSettings) -> RedisRefused:
-    text = f"there is no consumer group {settings.group!r} on the stream {settings.stream!r}"
-    if set(settings.stream + settings.group) & set("*?"):
+def no_group(stream: str, group: str) -> RedisRefused:
+    """Names the group that is missing, and the command that makes it."""
+    text = f"there is no consumer group {group!r} on the stream {stream!r}"
+    if set(stream + group) & set("*?"):
         return RedisRefused(
             f"{text}: a name is a name here, no pattern; check STREAM_NAME and STREAM_CONSUMER_GROUP_NAME"
         )
-    stream, group = quoted(settings.stream), quoted(settings.group)
-    return RedisRefused(f"{text}; create it with: XGROUP CREATE {stream} {group} 0 MKSTREAM")
+    return RedisRefused(f"{text}; create it with: XGROUP CREATE {quoted(stream)} {quoted(group)} 0 MKSTREAM")
 
 
 def opening_error(error: Exception, command: str, settings: StreamSettings) -> JanitorError | None:
     """What the refusal of a sweep's first commands means; None for an error that another layer explains."""
     if str(error).startswith("NOGROUP"):
-        return no_group(settings)
+        return no_group(settings.stream, settings.group)
     if str(error).startswith("WRONGTYPE"):
         return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
     if getattr(error, "status_code", None) == "NOPERM":

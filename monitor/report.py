@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from monitor.outcomes import Outcome
 from monitor.pending import Summary, age_s
+from monitor.server_clock import ServerClock
 from shared.names import printable
 from shared.settings import StreamSettings
 
@@ -98,6 +99,8 @@ class SweepReport:
     """RETAIN_SEC: what keeps entries that are old enough; None: nothing does, or it is off."""
     dead_letters_trimmed: int = 0
     """DEAD_LETTER_RETAIN_SEC: dead letters that were thrown away."""
+    server_clock: str | None = None
+    """What is wrong with the server's clock, in words: it was set back, so no age is known and nothing counts as abandoned."""
 
     @property
     def is_quiet(self) -> bool:
@@ -105,7 +108,7 @@ class SweepReport:
         settled_index = self.index in ("ok", "off")
         has_acted = self.candidates or self.consumers_removed or self.trimmed or self.dead_letters_trimmed
         is_seen = self.observed is not None and self.observed.abandoned
-        return not (has_acted or is_seen or self.error or not settled_index)
+        return not (has_acted or is_seen or self.error or self.server_clock or not settled_index)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for machines."""
@@ -116,6 +119,8 @@ class SweepReport:
 
     def _parts(self) -> Iterable[str]:
         age = "" if self.oldest_pending_age_s is None else f", oldest {self.oldest_pending_age_s:.0f} s"
+        if self.server_clock:
+            age = ", age unknown"
         pending = "pending unknown" if self.index == NOT_ASKED else f"{self.pending} pending{age}"
         waiting = f", {self.waiting} waiting" if self.waiting else ""
         yield f"{printable(self.stream)}/{printable(self.group)}: {pending}, {self.candidates} taken up{waiting}"
@@ -128,6 +133,8 @@ class SweepReport:
         yield f"{self.duration_s:.2f} s{mode}" + ("" if self.complete else f", not complete{self._why_not_complete}")
         if self.index not in ("ok", "off"):
             yield f"index: {self.index}"
+        if self.server_clock:
+            yield self.server_clock
         if self.consumers_removed:
             yield f"{self.consumers_removed} dead consumers removed"
         yield from self._retention_parts()
@@ -215,7 +222,9 @@ def retained_fields(retention: StreamRetention | None, standing: Standing | None
     }
 
 
-def report_of(settings: StreamSettings, summary: Summary, now_ms: int, tally: Tally, **more: Any) -> SweepReport:
+def report_of(
+    settings: StreamSettings, summary: Summary, now_ms: int, tally: Tally, clock: ServerClock, **more: Any
+) -> SweepReport:
     """The report of a sweep, or of a dry run, over a group with that ``summary`` at the server's ``now_ms``.
 
     ``more``: the other fields of ``SweepReport``, by name.
@@ -227,7 +236,8 @@ def report_of(settings: StreamSettings, summary: Summary, now_ms: int, tally: Ta
         pending=summary.total,
         candidates=tally.candidates,
         unsearchable=tally.unsearchable,
-        oldest_pending_age_s=age_s(summary.smallest_id, now_ms),
+        oldest_pending_age_s=clock.age_s(age_s(summary.smallest_id, now_ms)),
+        server_clock=clock.trouble,
         reasons=tally.reasons(),
         **counts,
         **more,

@@ -112,6 +112,7 @@ class Sweep:
         context, state, settings = self._context, self._state, self._context.settings
         index = SearchIndex(context.link, settings, self._resume.aliases) if self._action.uses_index else None
         self._opening = await open_sweep(context, index, state.retry, self._retention)
+        self._resume.clock.note(settings, self._opening.clock)
         if isinstance(self._action, Observer):
             self._observation = await self._action.look(self._opening, state)
         elif self._opening.summary.total:
@@ -195,6 +196,7 @@ class Sweep:
             opening.summary,
             opening.now_ms,
             self._tally,
+            opening.clock,
             duration_s=time.monotonic() - self._started_s,
             complete=state.is_complete,
             settle_mode=batches.mode if batches else "none",

@@ -70,6 +70,12 @@ OLDEST_PENDING_AGE: Final = Instrument(
     "s",
     "How many seconds old the oldest pending entry was when the last sweep began; 0 if nothing was pending.",
 )
+CLOCK_BEHIND: Final = Instrument(
+    "gauge",
+    "stream_janitor.server_clock.behind",
+    "s",
+    "How many seconds the server's clock was set back behind the newest pending id, so that nothing is abandoned; 0: it was not.",
+)
 LAG: Final = Instrument(
     "gauge",
     "stream_janitor.lag",
@@ -128,7 +134,8 @@ LAST_SUCCESS_TIME: Final = Instrument(
     "How many seconds after 1970-01-01T00:00Z the last sweep ended that met no error.",
 )
 INSTRUMENTS: Final = (
-    PENDING, OLDEST_PENDING_AGE, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED, UNSEARCHABLE, TRIMMED,
+    PENDING, OLDEST_PENDING_AGE, CLOCK_BEHIND, LAG, DEAD_LETTERS, STREAM_LENGTH, RETENTION_HELD, CANDIDATES, SETTLED,
+    UNSEARCHABLE, TRIMMED,
     DEAD_LETTERS_TRIMMED, SWEEP_DURATION, LAST_SWEEP_TIME, LAST_SUCCESS_TIME,
 )  # fmt: skip
 HANDLER_DURATION: Final = Instrument(
@@ -197,6 +204,8 @@ class Standing:
     """None: the user lacks XLEN."""
     retention_held_s: float | None = None
     """How much longer than RETAIN_SEC a group has kept the first entry; 0: none does."""
+    clock_behind_s: float = 0.0
+    """How far the server's clock was set back behind what is pending; above 0 no age is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,7 +551,8 @@ class _Instruments:
 
 _READ: Final[Mapping[Instrument, Callable[[Standing], int | float | None]]] = {
     PENDING: lambda standing: standing.pending,
-    OLDEST_PENDING_AGE: lambda standing: standing.oldest_pending_age_s or 0.0,
+    OLDEST_PENDING_AGE: lambda standing: None if standing.clock_behind_s else standing.oldest_pending_age_s or 0.0,
+    CLOCK_BEHIND: lambda standing: standing.clock_behind_s,
     LAG: lambda standing: standing.lag,
     DEAD_LETTERS: lambda standing: standing.dead_letters,
     STREAM_LENGTH: lambda standing: standing.stream_length,

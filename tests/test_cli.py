@@ -426,3 +426,18 @@ def test_the_commands_work_on_redis_6_2_too(old_scene: Scene) -> None:
         ran = inside(old_scene.environment, *arguments)
         assert ran.code == ("redrive" in arguments), ran  # the one that is there stays: 1
     assert inside(old_scene.environment, "status", "--json").record["lag"] is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "advice"),
+    [
+        ("two words", 'XGROUP CREATE "two words" g 0 MKSTREAM'),
+        ("line\nbreak", 'XGROUP CREATE "line\\nbreak" g 0 MKSTREAM'),
+        ("events:*", "a name is a name here, no pattern; check STREAM_NAME"),
+    ],
+)
+def test_the_advice_of_a_missing_group_can_be_pasted(scene: Scene, stream: str, advice: str) -> None:
+    changes = {"STREAM_NAME": stream, "STREAM_CONSUMER_GROUP_NAME": "g"}
+    ran = inside({**scene.environment, **changes}, "status")
+    assert (ran.code, advice in ran.err) == (1, True), ran.err
+    assert ("XGROUP CREATE" in ran.err) == ("*" not in stream)

@@ -153,7 +153,7 @@ async def test_without_the_search_module_entries_are_recovered_and_the_report_sa
     own_scene.abandon()
     report = await sweep(own_scene.settings(SETTLE_MODE=mode))
     assert (report.processed, report.error, own_scene.pending()) == (3, None, 0)
-    assert report.index == "this Redis has no search module; entries are recovered all the same"
+    assert report.index == "this server has no search module; entries are recovered all the same"
     idle = await sweep(own_scene.settings(SETTLE_MODE=mode))
     assert idle.index == report.index
 

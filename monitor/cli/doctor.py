@@ -10,6 +10,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from rich.text import Text
 
+from monitor import server_clock
 from monitor.actions import action_class
 from monitor.actions.requeue import cannot_see_groups, nobody_reads, others_would_see
 from monitor.cli.call import Call, command
@@ -23,7 +24,7 @@ from monitor.cli.sample import eviction_policy, sample_of_ids
 from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
-from monitor.index import OFF, OK, IndexInfo, SearchIndex
+from monitor.index import NO_MODULE, OFF, OK, IndexInfo, SearchIndex
 from monitor.missing_index import reason_against
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
@@ -38,9 +39,9 @@ from shared.retry import code_of, to_user_error
 from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
 
+SERVERS: Final = {"valkey": "Valkey"}
+"""HELLO's word for what is not Redis."""
 NO_HELLO: Final = "a server of RESP2 (no HELLO, so version and role are not told)"
-PRODUCTS: Final = {"redis": "Redis", "valkey": "Valkey"}
-"""What HELLO calls the server, as people know it."""
 REPLICAS_WAIT_MS: Final = 200
 LOGIN_CODES: Final = ("NOAUTH", "WRONGPASS")
 
@@ -51,6 +52,8 @@ class Findings:
     def __init__(self, call: Call) -> None:
         self._out = call.out
         self.code = FINE
+        self.server = "Redis"
+        """What the server calls itself."""
 
     def ok(self, name: str, text: str, **more: Any) -> None:
         self._tell(name, True, text, **more)
@@ -110,8 +113,9 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
         return False
     took_ms = 1000 * (time.monotonic() - began_s)
     told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
+    findings.server = SERVERS.get(told.get("server", ""), "Redis")
     server = (
-        f"{PRODUCTS.get(told.get('server', ''), 'Redis')} {told['version']}, {told.get('mode', '')}, {told.get('role', '')}"
+        f"{findings.server} {told['version']}, {told.get('mode', '')}, {told.get('role', '')}"
         if "version" in told
         else NO_HELLO
     )
@@ -304,7 +308,8 @@ async def _requeue_target(findings: Findings, link: RedisLink, stream: StreamSet
 async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
     named: dict[str, Any] = {"stream": stream.stream, "group": stream.group}
     try:
-        summary, _ = await summary_and_time(link, stream)
+        summary, now_ms = await summary_and_time(link, stream)
+        clock = await server_clock.look(link, stream, summary, now_ms)
     except RedisError as error:
         ours = as_ours(error, "XPENDING", stream.stream, stream.group)
         if isinstance(ours, RedisUnavailable):
@@ -312,6 +317,8 @@ async def _group(findings: Findings, link: RedisLink, stream: StreamSettings) ->
         findings.problem("group", str(ours), **named)
         return
     findings.ok("group", f"{stream.stream} / {stream.group}: {summary.total:,} pending", **named)
+    if clock.trouble:
+        findings.problem("clock", f"{clock.trouble}: see that the server's time is kept (NTP)", **named)
 
 
 async def _json_module(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
@@ -360,7 +367,11 @@ def _grant(redis: RedisSettings, right: Right, one: Missing) -> str:
 
 
 def _no_search(index: IndexInfo) -> bool:
-    return "no search module" in index.status
+    return index.status == NO_MODULE
+
+
+def _other_server(findings: Findings) -> str:
+    return "use Redis 8, or " if findings.server == "Redis" else ""
 
 
 async def _ids(findings: Findings, link: RedisLink, stream: StreamSettings) -> None:
@@ -502,6 +513,6 @@ async def _index(
         against = await reason_against(link, stream, index.missing[0], ())
         findings.problem("index", against or f"{index.status}: the next sweep creates it, if it may", **named)
     elif _no_search(index):
-        findings.problem("index", f"{index.status}: load one (Redis 8 has it), or say INDEX_SCHEMA=off", **named)
+        findings.problem("index", f"{index.status}: {_other_server(findings)}say INDEX_SCHEMA=off", **named)
     else:
         findings.problem("index", f"{index.status}: create another (FT.CREATE) or correct the settings", **named)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis.exceptions import RedisError
 
+from monitor.opening import no_group
 from shared.errors import JanitorError, RedisUnavailable, SettingsError
 from shared.retry import to_user_error
 
@@ -18,11 +19,6 @@ BREACHED = 4
 INTERRUPTED = 130
 READER_GONE = 141
 """Whoever read our standard output went away (``| head``), as for any program that SIGPIPE ends."""
-
-NO_GROUP = (
-    "there is no consumer group {group!r} on the stream {stream!r}; create it with: "
-    "XGROUP CREATE {stream} {group} 0 MKSTREAM"
-)
 
 
 class UsageProblem(JanitorError):
@@ -42,7 +38,7 @@ def as_ours(error: JanitorError | RedisError, doing: str, stream: str, group: st
     text = str(error)
     # XINFO says of a missing stream only that the key is not there.
     if text.startswith("NOGROUP") or "no such key" in text:
-        return JanitorError(NO_GROUP.format(stream=stream, group=group))
+        return no_group(stream, group)
     if text.startswith("WRONGTYPE"):
         return JanitorError(f"{stream!r} is a key of another type, not a stream: check STREAM_NAME (while at {doing})")
     return to_user_error(error, doing)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from monitor import group_stats
+from monitor import group_stats, server_clock
 from monitor.actions import action_class
 from monitor.consumers import Consumer, consumers_of
 from monitor.decide import is_abandoned, last_id_worth_reading
@@ -26,6 +26,7 @@ from monitor.pending import (
 )
 from monitor.retained import Retained
 from monitor.retention import Retention
+from monitor.server_clock import ServerClock
 from monitor.stream_retention import stream_policy
 from shared.errors import RedisRefused
 from shared.redis_client import Command, RedisLink, Reply, raise_first
@@ -103,8 +104,12 @@ class Overview:
     retained: Retained | None
     """Where RETAIN_SEC is set: what holds the stream."""
 
+    clock: ServerClock
+
     @property
     def oldest_age_ms(self) -> int | None:
+        if self.clock.was_set_back:
+            return None
         return None if self.summary.smallest_id is None else self.now_ms - milliseconds_of(self.summary.smallest_id)
 
 
@@ -151,6 +156,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
         stream_length=length,
         first_entry_age_ms=_age_ms(first, now_ms),
         retained=await _retained(link, settings),
+        clock=await server_clock.look(link, settings, summary, now_ms),
     )
 
 

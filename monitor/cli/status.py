@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from monitor import server_clock
 from monitor.cli.call import Call, command, stop_on_signals
 from monitor.cli.escape import encoded, harmless, shortened
 from monitor.cli.exits import BREACHED, FINE, INTERRUPTED, UsageProblem, as_ours
@@ -112,7 +113,11 @@ async def check(call: Call, max_age: float | None, max_pending: int | None) -> i
         async def one(settings: StreamSettings) -> int:
             summary, now_ms = await summary_and_time(link, settings)
             age_s = None if summary.smallest_id is None else (now_ms - milliseconds_of(summary.smallest_id)) / 1000
+            clock = await server_clock.look(link, settings, summary, now_ms)
+            age_s = clock.age_s(age_s)
             breached = _breached(age_s, max_age, summary.total, max_pending)
+            if clock.trouble:  # no age is known, and nothing that is pending is recovered: never fine
+                breached.append(("server_clock", clock.trouble))
             if call.as_json:
                 call.out.record(
                     "check", stream=settings.stream, group=settings.group, pending=summary.total,
@@ -143,6 +148,7 @@ def _record(settings: StreamSettings, seen: Overview) -> dict[str, Any]:
         "group": settings.group,
         "pending": seen.summary.total,
         "oldest_pending_age_s": _seconds(seen.oldest_age_ms),
+        "server_clock": seen.clock.trouble,
         "lag": seen.lag,
         "stream_length": seen.stream_length,
         "first_entry_age_s": _seconds(seen.first_entry_age_ms),
@@ -193,6 +199,8 @@ def _picture(settings: StreamSettings, seen: Overview, is_terminal: bool) -> Tex
 def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
     total, sample, index = seen.summary.total, seen.sample, seen.index
     oldest = "" if seen.oldest_age_ms is None else f", oldest {span(seen.oldest_age_ms / 1000)}"
+    if seen.clock.was_set_back:
+        oldest = ", age unknown"
     looked_at = "" if sample.is_all else f" of the oldest {sample.looked_at:,}, and perhaps younger ones"
     refused = f", {index.failures:,} refused since it was created" if index.failures else ""
     documents = f", {index.documents:,} documents{refused}" if index.is_there else ""
@@ -211,6 +219,7 @@ def _facts(settings: StreamSettings, seen: Overview) -> list[tuple[str, str]]:
         ("stream", f"{NOT_TOLD if seen.stream_length is None else f'{seen.stream_length:,} entries'}{first}"),
         ("retention", _retention(settings, seen)),
         ("pending", f"{total:,}{oldest}"),
+        *([("server clock", seen.clock.trouble)] if seen.clock.trouble else []),
         ("not delivered", NOT_TOLD if seen.lag is None else f"{seen.lag:,}"),
         ("next sweep", f"{verb} {sample.due:,}{looked_at} (idle for {settings.min_idle_ms // 1000} s{limit})"),
         ("dead letters", letters),

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
+from monitor import server_clock
 from monitor.actions import Observer, action_class
 from monitor.cli.call import Call, Stop, command, stop_on_signals, worst
 from monitor.cli.dry_run import Forecast, dry_run
@@ -132,8 +133,9 @@ async def _dry_run(call: Call, settings: Settings) -> int:
                         break
                 uses_index = action_class(stream).uses_index
                 index = await SearchIndex(link, stream).ask() if uses_index else IndexInfo(OFF)
+                clock = await server_clock.look(link, stream, summary, now_ms)
                 report = report_of(
-                    stream, summary, now_ms, tally, index=index.status, settle_mode="none",
+                    stream, summary, now_ms, tally, clock, index=index.status, settle_mode="none",
                     complete=complete, duration_s=-began.left_s(),
                 )  # fmt: skip
                 _print(call, (report,), dry_run=True)

