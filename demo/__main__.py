@@ -162,15 +162,21 @@ async def _run_shown(server: Server, plan: Plan, scene: Scene, console: Console)
         return await _cancelled_for_sure(run(plan, server.url, server.environment, scene, cluster))
 
 
+TIDYING_UP_S = 10.0
+
+
 async def _cancelled_for_sure(running: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """Ctrl-C cancels once, and redis-py's asyncio client swallows some cancellations: so cancel until it has ended."""
+    """Ctrl-C cancels once, and redis-py's asyncio client swallows some cancellations: cancel again where nothing ends.
+
+    Not at once: whoever is tidying up must not be cancelled in it.
+    """
     task = asyncio.ensure_future(running)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         while not task.done():
             task.cancel()
-            await asyncio.wait((task,), timeout=0.5)
+            await asyncio.wait((task,), timeout=TIDYING_UP_S)
         raise
 
 
