@@ -47,9 +47,9 @@ class Batch:
     stored: list[bytes] = field(default_factory=list)
     """The ids of the entries whose hashes were written, so that the index can be asked about them."""
     traces: list[TraceContext] = field(default_factory=list)
-    """The trace contexts that entries carried, if spans are sent; at most MOST_LINKS."""
+    """The trace contexts that entries carried, if spans are sent."""
     more_traces: int = 0
-    """How many more entries carried one."""
+    """How many more entries carried one, which a script left where it was."""
     wait_s: float = 0.0
     """How long the rate limit grants nothing for the entries behind ``taken``; 0: it did not end the batch."""
     recovered: list[bytes] = field(default_factory=list)
@@ -73,15 +73,14 @@ class Batch:
 
 
 class Settler(Protocol):
-    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time.
-
-    Workers share what there is, unless it has a true ``keeps_whole_batches``: then so many come together whenever they are there.
-    """
+    """Settles batches of one stream's entries; ``batch_size`` says how many entries it wants at a time."""
 
     name: str
     """What the report's ``settle_mode`` says."""
     concurrency: int
     """How many batches are in flight at a server at once, however many of its streams are being swept."""
+    keeps_whole_batches: bool
+    """Whether ``batch_size`` entries come together whenever they are there; else workers share what there is."""
 
     @property
     def batch_size(self) -> int: ...

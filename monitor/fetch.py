@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from monitor.batch import Batch
 from monitor.claims import Claims
 from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
-from monitor.gone import GONE, THERE, Gone
+from monitor.gone import Gone
 from monitor.outcomes import Outcome
 from monitor.patience import Patience
 from monitor.pending import PendingEntry
@@ -18,16 +18,19 @@ from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
 SMALLEST: Final = 4
-CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
 
 
 class Fetched(NamedTuple):
     """What was carried here of a batch."""
 
+    batch: Batch
+    """What became of it so far."""
+    entries: Sequence[PendingEntry]
+    """Those of the batch."""
     ours: list[tuple[PendingEntry, list[bytes]]]
     """Entries that were claimed, with their names and values in turn."""
     missing: list[bytes]
-    """Ids that the stream did not have when it was read."""
+    """Ids that the stream did not have when it was read; ``take_off`` says what they are."""
 
 
 class Fetch:
@@ -51,34 +54,34 @@ class Fetch:
         self._claims = Claims(link, settings, telemetry, replicas)
         self._gone = Gone(link, settings)
 
-    def portion_of(self, entries: Sequence[PendingEntry]) -> Sequence[PendingEntry]:
-        """A batch whose reply was lost is repeated with one entry, not with as many as could not come."""
-        return entries[:1] if self.portion.is_careful else entries
+    async def fetch(self, entries: Sequence[PendingEntry]) -> Fetched:
+        """Read ``entries``, which share a threshold, and claim those that are there and still idle; safe to repeat.
 
-    async def fetch(self, entries: Sequence[PendingEntry], batch: Batch) -> Fetched:
-        """Read and claim ``entries``, which share a threshold; ``batch`` notes those that are not ours.
+        A batch whose reply was lost is repeated with one entry, not with as many as could not come.
 
         Raises:
             redis.exceptions.RedisError: any of them may be claimed, and none is acknowledged.
         """
+        entries = entries[:1] if self.portion.is_careful else entries
+        batch = Batch(len(entries))
         ids = [entry[0] for entry in entries]
         try:
             held = await self._reader.read(ids)
         except TooLargeToCarry:
             batch.named.append((Outcome.FAILED, TOO_LARGE, ids[0]))
-            return Fetched([], [])
+            return Fetched(batch, entries, [], [])
         pairs = list(zip(entries, held, strict=True))
         missing: list[bytes] = []
         if None in held:
             missing = [entry[0] for entry, fields in pairs if fields is None]
             pairs = [pair for pair in pairs if pair[1] is not None]
         if not pairs:
-            return Fetched([], missing)
+            return Fetched(batch, entries, [], missing)
         present = [entry[0] for entry, _ in pairs] if missing else ids
         claimed = await self._claims.claim(present, self._threshold_ms(entries))
         if not claimed.is_confirmed:
             batch.unconfirmed, batch.unconfirmed_what = present, "the claim"
-            return Fetched([], missing)
+            return Fetched(batch, entries, [], missing)
         batch.wait_s = claimed.wait_s
         batch.lost += claimed.tried - len(claimed.ids)
         if claimed.tried < len(present):
@@ -86,20 +89,15 @@ class Fetch:
             missing = [entry_id for entry_id in missing if entry_id in ids[: batch.taken]]
         if len(claimed.ids) < len(pairs):
             pairs = [pair for pair in pairs if pair[0][0] in claimed.ids]
-        return Fetched(pairs, missing)  # type: ignore[arg-type]
+        return Fetched(batch, entries, pairs, missing)  # type: ignore[arg-type]
 
-    async def take_off(self, missing: Sequence[bytes], entries: Sequence[PendingEntry], batch: Batch) -> None:
-        """Take off the list what the stream does not have. Last: an error before leaves them for the next attempt."""
-        if not missing:
-            return
-        words = await self._gone.take_off(missing, self._threshold_ms(entries))
-        for entry_id, word in zip(missing, words, strict=True):
-            if word == GONE:
-                batch.deleted.append(entry_id)
-            elif word == THERE:
-                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
-            else:
-                batch.lost += 1
+    async def take_off(self, fetched: Fetched) -> None:
+        """Count the missing ones, and take off the list what was deleted from the stream.
+
+        Last: an error before this leaves them on the list, for the next attempt to count.
+        """
+        if fetched.missing:
+            await self._gone.count(fetched.missing, self._threshold_ms(fetched.entries), fetched.batch)
 
     def _threshold_ms(self, entries: Sequence[PendingEntry]) -> int:
         return self._patience.threshold_ms(entries[0].deliveries)

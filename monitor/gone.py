@@ -11,12 +11,15 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
+from monitor.batch import Batch
+from monitor.outcomes import Outcome
 from monitor.scripts import gone_script
 from shared.redis_client import RedisLink, raise_first
 from shared.retry import code_of
 from shared.settings import StreamSettings
 
 GONE, LOST, THERE = b"gone", b"lost", b"there"
+CAME_AND_WENT: Final = "was not in the stream, and then was again, while it was being read"
 _NO_SCRIPT_HERE: Final = ("NOPERM", "NOCOMMAND")
 
 
@@ -45,6 +48,16 @@ class Gone:
                     raise
                 self._may_run = False
         return await self._by_claim(ids, min_idle_ms)
+
+    async def count(self, ids: Sequence[bytes], min_idle_ms: int, batch: Batch) -> None:
+        """``take_off``, with what became of each noted in ``batch``."""
+        for entry_id, word in zip(ids, await self.take_off(ids, min_idle_ms), strict=True):
+            if word == GONE:
+                batch.deleted.append(entry_id)
+            elif word == THERE:
+                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
+            else:
+                batch.lost += 1
 
     async def _by_script(self, ids: Sequence[bytes], min_idle_ms: int) -> list[bytes]:
         settings = self._settings

@@ -6,12 +6,16 @@ Sources: XINFO GROUPS (``lag`` since Redis 7.0, nil after a deletion ahead of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from redis.exceptions import ResponseError
 
-from monitor.groups import parse_groups
+from monitor.groups import groups_of, parse_groups
+from shared.names import printable
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
+
+LONGEST_NAMED: Final = 60
 
 
 def build_commands(settings: StreamSettings) -> list[Command]:
@@ -34,19 +38,13 @@ async def other_groups(link: RedisLink, stream: str, group: str) -> tuple[list[s
         redis.exceptions.RedisError: not known; NOPERM without +xinfo|groups.
     """
     try:
-        rows = await link.call("XINFO", "GROUPS", stream)
+        names = [group.name for group in await groups_of(link, stream)]
     except ResponseError as error:
         if "no such key" not in str(error):
             raise
         return [], False
-    names = [row[b"name"] if isinstance(row, dict) else row[1] for row in rows]
-    others = sorted(_printable(name) for name in names if name != group.encode())
+    others = sorted(printable(name, LONGEST_NAMED) for name in names if name != group.encode())
     return others, bool(names)
-
-
-def _printable(name: bytes) -> str:
-    """Group names are anybody's bytes."""
-    return "".join(one if one.isprintable() else "?" for one in name.decode("utf-8", "backslashreplace")[:60])
 
 
 def _number(reply: Reply) -> int | None:

@@ -16,7 +16,7 @@ from monitor.server_clock import RIGHT, ServerClock, look
 from shared.errors import JanitorError, RedisRefused
 from shared.names import quoted
 from shared.redis_client import Command, RedisLink, Reply
-from shared.retry import to_user_error
+from shared.retry import code_of, to_user_error
 from shared.settings import StreamSettings
 from shared.telemetry import Standing
 
@@ -90,7 +90,7 @@ async def _first_replies(link: RedisLink, settings: StreamSettings, commands: Se
 
 def in_words(error: Exception, doing: str, settings: StreamSettings) -> JanitorError:
     """``error`` with what to do; a group that is gone in mid-sweep is explained as one that was never there."""
-    if str(error).startswith("NOGROUP") or getattr(error, "status_code", None) == "NOGROUP":
+    if code_of(error) == "NOGROUP":
         return no_group(settings.stream, settings.group)
     return to_user_error(error, doing)
 
@@ -107,10 +107,9 @@ def no_group(stream: str, group: str) -> RedisRefused:
 
 def opening_error(error: Exception, command: str, settings: StreamSettings) -> JanitorError | None:
     """What the refusal of a sweep's first commands means; None for an error that another layer explains."""
-    if str(error).startswith("NOGROUP"):
+    code = code_of(error)
+    if code == "NOGROUP":
         return no_group(settings.stream, settings.group)
-    if str(error).startswith("WRONGTYPE"):
+    if code == "WRONGTYPE":
         return RedisRefused(f"STREAM_NAME {settings.stream!r} is a key of another type, not a stream")
-    if getattr(error, "status_code", None) == "NOPERM":
-        return to_user_error(error, command)
-    return None
+    return to_user_error(error, command) if code == "NOPERM" else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from monitor.pending import milliseconds_of
+from shared.names import printable
 
 MOST_COUNTED: Final = 1_000
 LONGEST_NAME: Final = 1024
@@ -55,12 +56,6 @@ def _expression(glob: str) -> bytes:
     return b"".join(wild.get(part, re.escape(part)) for part in re.split(rb"([*?])", glob.encode()))
 
 
-def _printable(name: str) -> str:
-    """A group's name comes from whoever made it: nothing in it steers a terminal or fills a log."""
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name[:LONGEST_SHOWN])
-    return shown if len(name) <= LONGEST_SHOWN else f"{shown}…"
-
-
 @dataclass(frozen=True, slots=True)
 class Held:
     """The group but for which older entries could go."""
@@ -74,7 +69,8 @@ class Held:
 
     def __str__(self) -> str:
         unread = "" if self.lag is None else f", {self.lag:,} unread"
-        return f"held by group {_printable(self.group)} at {self.at} ({self.pending:,} pending{unread})"
+        name = printable(self.group, LONGEST_SHOWN) + ("…" if len(self.group) > LONGEST_SHOWN else "")
+        return f"held by group {name} at {self.at} ({self.pending:,} pending{unread})"
 
 
 @dataclass(frozen=True, slots=True)

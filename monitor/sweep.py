@@ -32,10 +32,8 @@ from shared.retry import to_user_error
 from shared.telemetry import Standing, SweepFacts
 
 if TYPE_CHECKING:
-    from monitor.stream_retention import StreamRetention
-
-if TYPE_CHECKING:
     from monitor.observation import Observation
+    from monitor.stream_retention import StreamRetention
 
 __all__ = ["ResumeState", "Sweep", "SweepContext"]
 
@@ -139,13 +137,12 @@ class Sweep:
     async def _walk(self, batches: Batches) -> None:
         """Settle what is abandoned on each page while the next one is read."""
         opening, state, patience = self._opening, self._state, Patience.of(self._context.settings)
-        mixed = getattr(self._action, "mixes_thresholds", False)
         end = last_id_worth_reading(opening.summary, opening.now_ms, patience.min_idle_ms)
         walk = Walk(self._context.link, self._context.settings, self._context.page_size)
         in_flight: set[asyncio.Task[None]] = set()
         try:
             async for rows in walk.pages(ranges_from(self._resume.cursor, end), state.stops_at, state.retry):
-                page = patience.sort(rows, mixed)
+                page = patience.sort(rows, self._action.mixes_thresholds)
                 self._looked_at += len(rows)
                 self._found += page.found
                 self._waiting += page.waiting
@@ -165,7 +162,7 @@ class Sweep:
         batches where the settler wants them.
         """
         entries, settler = group.entries, await batches.settler_for(group.is_capped)
-        whole = getattr(settler, "keeps_whole_batches", False)
+        whole = settler.keeps_whole_batches
         workers = 1 if len(entries) >= self._context.page_size and not whole else settler.concurrency
         size = -(-len(entries) // workers)
         if whole:

@@ -7,11 +7,13 @@ from typing import Final
 _ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 
 
-def printable(name: str) -> str:
-    """The name with its control characters escaped, so that it stays on its line and moves no terminal's cursor."""
-    if name.isprintable():
-        return name
-    return "".join(one if one.isprintable() else _escaped(one) for one in name)
+def printable(name: str | bytes, most: int | None = None) -> str:
+    """The name with its control characters escaped, so that it stays on its line and moves no terminal's cursor.
+
+    Of ``most`` characters at most, before they are escaped.
+    """
+    text = (name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name)[:most]
+    return text if text.isprintable() else "".join(one if one.isprintable() else _escaped(one) for one in text)
 
 
 def quoted(name: str) -> str:

@@ -10,8 +10,7 @@ from redis import exceptions as redis_errors
 from demo.redis import RedisServer
 from monitor.actions.gather import GatherSettle
 from monitor.entry_reader import TOO_LARGE
-from monitor.fetch import CAME_AND_WENT
-from monitor.gone import Gone
+from monitor.gone import CAME_AND_WENT, Gone
 from monitor.outcomes import Outcome
 from shared.redis_client import Command, RedisLink, ServerLink
 from tests.conftest import Scene, Sweeper, Wire

@@ -14,7 +14,7 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
-import monitor.actions.script
+import monitor.actions.in_scripts
 import monitor.claims
 import monitor.scripts
 from demo.redis import RedisServer
@@ -176,7 +176,7 @@ async def test_janitors_that_count_each_for_itself_are_caught(
     own_server: RedisServer, own_scene: Scene, sweep: Sweeper, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: the same check of three janitors whose windows are their own."""
-    for room in (monitor.actions.script, monitor.claims):
+    for room in (monitor.actions.in_scripts, monitor.claims):
         monkeypatch.setattr(room, "rate_key", lambda settings: f"{rate_key(settings)}:{settings.consumer}")
     left_behind(own_scene, 600)
     settings = [

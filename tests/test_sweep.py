@@ -124,6 +124,7 @@ class OneBatchASweep:
 
     name = "script"
     concurrency = 1
+    keeps_whole_batches = False
 
     def __init__(self, settle: Settler, size: int) -> None:
         self._settle, self.batch_size = settle, size

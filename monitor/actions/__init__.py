@@ -39,6 +39,8 @@ class Action(Protocol):
 
     uses_index: bool
     """Whether the sweep looks after a search index and what it holds."""
+    mixes_thresholds: bool
+    """Whether a batch may have entries of any delivery count, each of which is claimed by its own threshold."""
 
     @classmethod
     async def mode_of(cls, link: RedisLink, settings: StreamSettings) -> SettleMode:

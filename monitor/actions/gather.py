@@ -2,8 +2,7 @@
 
 Round trips of one batch, each a pipeline: XRANGE (read), XCLAIM (ours from here on; under a rate limit claim.lua, which
 leaves alone what is not granted), HSET (each reply is looked at), XACK (only what was stored); then gone.lua for those that
-XRANGE did not find. Several batches are in flight at once. HSET and XACK never share a pipeline: the XACK would run although
-its HSET failed.
+XRANGE did not find.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monitor.batch import Batch, Refused
-from monitor.fetch import Fetch
 from monitor.hashes import Store, fault_of_write
 from monitor.outcomes import BY_WIRE, Outcome
 from monitor.pending import PendingEntry
+from monitor.pipelines import Held, Pipelines
 from monitor.storing import Storing, StoringRule
 from monitor.trace_fields import TRACEPARENT, TRACESTATE, split_from_trace
 from shared.redis_client import RedisLink, Reply, TooFewReplicas
@@ -22,43 +21,18 @@ from shared.retry import code_of, is_entrys_own
 from shared.settings import StreamSettings
 from shared.telemetry import SILENT_GROUP, GroupTelemetry
 
-LARGEST = 128
 
-
-class GatherSettle:
-    """Claims with XCLAIM, stores with HSET, acknowledges with XACK; ``concurrency`` batches overlap."""
-
-    name = "gather"
+class GatherSettle(Pipelines):
+    """Claims with XCLAIM, stores with HSET, acknowledges with XACK."""
 
     def __init__(
         self, link: RedisLink, settings: StreamSettings, concurrency: int, telemetry: GroupTelemetry = SILENT_GROUP
     ) -> None:
-        self.concurrency = concurrency
-        self._link = link
-        self._settings = settings
+        super().__init__(link, settings, concurrency, telemetry)
         self._rule = StoringRule(settings)
         self._hashes = Store(link, settings)
-        self._fetch = Fetch(link, settings, LARGEST, telemetry)
-        self._telemetry = telemetry
 
-    @property
-    def batch_size(self) -> int:
-        return self._fetch.portion.size
-
-    @batch_size.setter
-    def batch_size(self, size: int) -> None:
-        self._fetch.portion.size = size
-
-    async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
-        async with self._link.turn_at(self._settings.stream, self.concurrency):
-            entries = self._fetch.portion_of(entries)
-            batch = Batch(len(entries))
-            fetched = await self._fetch.fetch(entries, batch)
-            await self._store(fetched.ours, batch)
-            await self._fetch.take_off(fetched.missing, entries, batch)
-        return batch
-
-    async def _store(self, ours: Sequence[tuple[PendingEntry, list[bytes]]], batch: Batch) -> None:
+    async def _act(self, ours: Sequence[Held], batch: Batch) -> None:
         """Write the hashes, then acknowledge what was written."""
         to_store: list[Storing] = []
         stored_by: list[PendingEntry] = []
@@ -82,10 +56,8 @@ class GatherSettle:
     def _without_trace(self, fields: list[bytes], batch: Batch) -> list[bytes]:
         """The fields that the hash gets: without those of the producer's trace, which the batch notes."""
         rest, trace = split_from_trace(fields)
-        if trace is not None and len(batch.traces) < self._telemetry.most_links:
+        if trace is not None and self._telemetry.most_links:
             batch.traces.append(trace)
-        elif trace is not None:
-            batch.more_traces += 1
         return fields if self._settings.keep_trace_fields or not rest else rest
 
     def _stored(

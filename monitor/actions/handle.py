@@ -33,7 +33,6 @@ class HandleAction:
 
     uses_index = False
     mixes_thresholds = True
-    """A call may have entries of any delivery count: each is claimed by its own threshold."""
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
         self._context, self._resume = context, resume

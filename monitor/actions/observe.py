@@ -23,7 +23,7 @@ from monitor.forecast import Forecast, by_every_action, capped, read_fields
 from monitor.group_stats import other_groups
 from monitor.observation import IDLE_NAMES, Observation, Observing, Walked, summed
 from monitor.opening import Opening
-from monitor.pending import FIRST, PendingEntry, following, preceding
+from monitor.pending import PendingEntry, following
 from monitor.settle_mode import SettleMode
 from monitor.sweep_state import SweepState
 from monitor.walk import Walk, ranges_from
@@ -40,7 +40,7 @@ WALK_EVERY_S: Final = 60.0
 class ObserveAction:
     """Looks at one stream."""
 
-    uses_index = False
+    uses_index = mixes_thresholds = False
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
         self._context = context
@@ -122,15 +122,14 @@ class ObserveAction:
 
     async def _next_entries(self, opening: Opening, state: SweepState) -> Sequence[PendingEntry]:
         """The abandoned entries that follow those of the last sample, from the head again after the last one."""
-        context, cursor = self._context, self._observing.cursor
+        context = self._context
         if not opening.summary.total:
             return []
         end = last_id_worth_reading(opening.summary, opening.now_ms, context.settings.min_idle_ms)
         walk = Walk(context.link, context.settings, min(MOST_BODIES, context.page_size))
-        ranges = [(FIRST, end)] if cursor is None else [(cursor, end), (FIRST, preceding(cursor))]
         found: list[PendingEntry] = []
         pages = 0
-        async with aclosing(walk.pages(ranges, retry=state.retry)) as all_rows:
+        async with aclosing(walk.pages(ranges_from(self._observing.cursor, end), retry=state.retry)) as all_rows:
             async for rows in all_rows:
                 found += abandoned(rows, context.settings.min_idle_ms)
                 pages += 1

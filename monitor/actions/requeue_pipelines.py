@@ -1,7 +1,7 @@
 """Requeueing from here: for older servers, for targets in another slot, and where replicas have to confirm.
 
 Round trips of one batch: XRANGE (read), XCLAIM with the minimum idle time (ours from here on), XADD to the target, each reply
-looked at and confirmed as ACK_REPLICAS asks, XACK of what was added. XADD and XACK never share a pipeline.
+looked at and confirmed as ACK_REPLICAS asks, XACK of what was added.
 """
 
 from __future__ import annotations
@@ -13,59 +13,30 @@ from redis import exceptions as redis_errors
 
 from monitor.actions.requeue_target import note_refusal
 from monitor.batch import Batch, Refused
-from monitor.claimer import Claimed, Claimer
+from monitor.moving import Moving
 from monitor.outcomes import REQUEUED_TOO_OFTEN, Outcome
-from monitor.pending import PendingEntry
+from monitor.pipelines import Held
 from monitor.requeued import requeued
-from shared.redis_client import Command, RedisLink, TooFewReplicas
-from shared.settings import StreamSettings
-from shared.telemetry import SILENT_GROUP, GroupTelemetry
+from shared.redis_client import Command, TooFewReplicas
 
 REPLY_LOST: Final = "the reply was lost: it may have been added, and is pending"
 
 
-class RequeueByPipelines:
-    """Claims, adds, acknowledges; ``concurrency`` batches overlap."""
+class RequeueByPipelines(Moving):
+    """Adds to the target."""
 
-    name = "gather"
-
-    def __init__(
-        self, link: RedisLink, settings: StreamSettings, concurrency: int, telemetry: GroupTelemetry = SILENT_GROUP
-    ) -> None:
-        self.concurrency = concurrency
-        self._link = link
-        self._settings = settings
-        self._claimer = Claimer(link, settings, telemetry)
-        self._telemetry = telemetry
-
-    @property
-    def batch_size(self) -> int:
-        return self._claimer.portion.size
-
-    @batch_size.setter
-    def batch_size(self, size: int) -> None:
-        self._claimer.portion.size = size
-
-    async def settle(self, entries: Sequence[PendingEntry]) -> Batch:
-        async with self._link.turn_at(self._settings.stream, self.concurrency):
-            claimed = await self._claimer.claim(entries)
-            await self._requeue(claimed)
-            await self._claimer.take_off(claimed)
-            return claimed.batch
-
-    async def _requeue(self, claimed: Claimed) -> None:
+    async def _move(self, ours: Sequence[Held], batch: Batch) -> None:
         ids: list[bytes] = []
         commands: list[Command] = []
-        for entry, fields in claimed.held:
+        for entry, fields in ours:
             made = requeued(entry.entry_id, fields, self._settings.max_requeues)
             if made is None:
-                claimed.batch.refused.append(Refused(entry, REQUEUED_TOO_OFTEN))
+                batch.refused.append(Refused(entry, REQUEUED_TOO_OFTEN))
             else:
                 ids.append(entry.entry_id)
                 commands.append(("XADD", self._settings.requeue_target, "*", *made))
         if commands:
-            added = await self._add(ids, commands, claimed.batch)
-            await self._acknowledge(added, claimed.batch)
+            await self._acknowledge(await self._add(ids, commands, batch), batch)
 
     async def _add(self, ids: Sequence[bytes], commands: Sequence[Command], batch: Batch) -> list[bytes]:
         """Those that are in the target now."""

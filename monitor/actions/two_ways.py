@@ -25,7 +25,7 @@ ASK_AGAIN_S: Final = 600.0
 class TwoWays(ABC):
     """Asks the server once which way it allows, and goes the other one where it changes its mind."""
 
-    uses_index = False
+    uses_index = mixes_thresholds = False
 
     def __init__(self, context: SweepContext, resume: ResumeState) -> None:
         self._context = context

@@ -51,9 +51,7 @@ async def sample_of_ids(link: RedisLink, settings: StreamSettings) -> IdSample:
                 weight += sum(map(len, fields))
                 names.update(set(fields[::2]))
         ids = ids[size:]
-    seen = tuple(
-        printable(name.decode("utf-8", "backslashreplace")[:40]) for name, _ in names.most_common(MOST_FIELDS_NAMED)
-    )
+    seen = tuple(printable(name, 40) for name, _ in names.most_common(MOST_FIELDS_NAMED))
     return IdSample(looked_at, with_id, seen)
 
 

@@ -15,8 +15,7 @@ from redis.exceptions import RedisError
 from monitor.batch import Batch
 from monitor.context import SweepContext
 from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
-from monitor.fetch import CAME_AND_WENT
-from monitor.gone import GONE, THERE, Gone
+from monitor.gone import Gone
 from monitor.handling.attempts import Claimer, Claims
 from monitor.handling.claimed import Attempt
 from monitor.handling.leases import Leases
@@ -156,17 +155,9 @@ class Carrier:
     async def _take_off(self, missing: Sequence[bytes], batch: Batch) -> None:
         """An error is only noted: others of the batch are claimed by now, and have to be called with."""
         try:
-            words = await self._gone.take_off(missing, self._settings.min_idle_ms)
+            await self._gone.count(missing, self._settings.min_idle_ms, batch)
         except RedisError as error:
             batch.named += [(Outcome.FAILED, f"refused by the server ({code_of(error)})", one) for one in missing]
-            return
-        for entry_id, word in zip(missing, words, strict=True):
-            if word == GONE:
-                batch.deleted.append(entry_id)
-            elif word == THERE:
-                batch.named.append((Outcome.FAILED, CAME_AND_WENT, entry_id))
-            else:
-                batch.lost += 1
 
     async def undo(self, attempts: Sequence[Attempt]) -> None:
         """No code ran, so it was no attempt: as if it had not been claimed. Not repeated: fence.lua says why."""
