@@ -1,5 +1,5 @@
 -- A limit of entries a second that all janitors of a stream and group share: a sliding window by the server's clock.
--- Put before settle.lua and claim.lua (see scripts.py). Any Redis from 6.0.
+-- Put before the scripts that claim (see scripts.py). Any Redis from 6.0.
 --
 -- The key holds a hash: field = the number of a bucket of BUCKET_MS, value = how many entries were taken in it. What was
 -- taken in a bucket counts until COUNTED more have begun, so for 1,020 to 1,040 ms: over a second by at least 20 ms, since

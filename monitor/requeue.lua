@@ -1,6 +1,6 @@
 -- Requeue a batch of abandoned entries where they lie: add each to the target, acknowledge it, say what became of it.
--- `open_window` and its like come from rate.lua, `run_through` and its like from bounded.lua; they and the locals that the
--- next lines declare are put before this text (see scripts.py).
+-- `run_through` and its like come from bounded.lua; they and the locals that the next lines declare are put before this text
+-- (see scripts.py).
 --
 -- @key stream               the stream
 -- @key target               the stream to which they are added; in a cluster it has to lie in the same slot
@@ -28,30 +28,9 @@
 local COUNT, ORIGINAL = 'requeue_count', 'original_entry_id'
 local LONGEST_COUNT, ENDLESS = 15, 1e15  -- digits that a Lua number holds exactly
 local MOST_VALUES = 7900                 -- Lua's unpack fails at about 8,000 values
-local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 local PARENT, STATE = 'traceparent', 'tracestate'
 
-local ids = split(joined_ids)
-local done, named = {}, {}
-local refusal, refused_what, wide
-local claimed, granted = 0, #ids -- what the rate limit counts: entries that were requeued or at fault
-
-local function name(id, outcome)
-  named[#named + 1] = id
-  named[#named + 1] = outcome
-end
-
-local traces, more_traces = {}, 0
-
-local function note_trace(parent, state)
-  if parent == '' or #parent > LONGEST_TRACEPARENT or most_traces == 0 then return end
-  if #traces == 2 * most_traces then
-    more_traces = more_traces + 1
-    return
-  end
-  traces[#traces + 1] = parent
-  traces[#traces + 1] = #state <= LONGEST_TRACESTATE and state or ''
-end
+local wide -- the entry that a script cannot carry
 
 -- The values of the special fields, the last of two alike winning; nil if there are none, as in most entries.
 local function special_values(fields)
@@ -109,49 +88,19 @@ local function requeue(id, fields)
   end
   local made = requeued(id, fields)
   if not made then
-    -- Kept out of the others' and our own reach for another min idle; JUSTID leaves the delivery count as it was.
-    redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
-    name(id, 'requeued_too_often')
-  else
-    local reply = redis.pcall('XADD', target, '*', unpack(made))
-    if type(reply) == 'table' and reply.err then
-      refusal = string.find(reply.err, 'exhausted', 1, true) and 'EXHAUSTED' or code_of(reply)
-      refused_what = string.match(reply.err, "run the '[^']+' command") or 'do it'
-      return false
-    end
-    done[#done + 1] = id
+    refuse(id, 'requeued_too_often')
+    return true
   end
-  claimed = claimed + 1
+  local reply = redis.pcall('XADD', target, '*', unpack(made))
+  if type(reply) == 'table' and reply.err then
+    note_refusal(string.find(reply.err, 'exhausted', 1, true) and 'EXHAUSTED' or code_of(reply), reply, 'do it')
+    refused = refused .. ' to add it to the target'
+    return false
+  end
+  finish(id)
   return true
 end
 
-local window
-if window_key then
-  window = open_window(window_key)
-  if window.err then return window end
-  granted = math.min(rate_limit - window.taken, #ids)
-  if granted <= 0 then return { 0, {}, {}, 0, wait_ms(window) } end
-  local failure = charge(window, granted)
-  if failure then return failure end
-end
-
-local taken = run_through({
-  stream = stream, group = group, ids = ids, min_idle_ms = min_idle_ms, run_ms = run_ms,
-  allowed = function() return granted - claimed end,
-  act = requeue,
-  lost = function(id) name(id, 'lost') end,
-  gone = function(id)
-    name(id, 'gone')
-    done[#done + 1] = id
-  end,
-})
-for first = 1, #done, 1000 do
-  redis.call('XACK', stream, group, unpack(done, first, math.min(first + 999, #done)))
-end
-if window then settle_up(window, granted, claimed, took_ms()) end
-if refusal and taken == 0 then
-  return redis.error_reply(refusal .. ' the server refused to ' .. refused_what .. ' to add it to the target')
-end
-if wide and taken == 0 then name(wide, 'wide') end
-local is_limited = window and claimed == granted and taken < #ids
-return { taken, named, traces, more_traces, is_limited and wait_ms(window) or 0 }
+local answer = run_through(requeue)
+if wide and answer[1] == 0 then name(wide, 'wide') end
+return answer

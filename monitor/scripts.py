@@ -9,7 +9,7 @@ A script's header declares what it is given, one line each, in the order of KEYS
     -- @arg min_idle_ms (number)   entries idle for at least this long
     -- @rest ids_at                the entry ids
 
-From these lines the locals of those names are put before its text, so that a new argument is one more line there, and no
+From these lines the locals of those names are put before all else, so that a new argument is one more line there, and no
 other place knows a position. ``(number)`` and ``(flag)`` convert; ``@rest`` is the index of the first of the arguments
 that follow.
 """
@@ -47,11 +47,11 @@ class Script:
 
     @classmethod
     def declared(cls, name: str, before: str = "", shebang: str = "") -> Script:
-        """The script in the file ``name``, behind ``before`` and the locals that its header declares."""
+        """The script in the file ``name``, behind the locals that its header declares and ``before``, which may use them."""
         text = _text(name)
         declared = _DECLARED.findall(text)
         arguments = tuple(argument for kind, argument, _ in declared if kind == "arg")
-        return cls.of(f"{shebang}{before}{_locals(declared)}{text}", arguments)
+        return cls.of(f"{shebang}{_locals(declared)}{before}{text}", arguments)
 
     def named(self, **values: Argument | bool) -> tuple[Argument, ...]:
         """The values in the order of ARGV.

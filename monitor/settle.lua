@@ -1,7 +1,6 @@
 -- Settle a batch of abandoned entries where they lie: store each in its hash, acknowledge it, say what became of it.
--- `store` comes from store.lua, `document_writer` from document.lua, `open_window` and its like from rate.lua, `identity` and
--- its like from entry_key.lua, `run_through` and its like from bounded.lua; they and the locals that the next lines declare are
--- put before this text (see scripts.py).
+-- `store` comes from store.lua, `document_writer` from document.lua, `identity` and its like from entry_key.lua, `run_through`
+-- and its like from bounded.lua; they and the locals that the next lines declare are put before this text (see scripts.py).
 --
 -- @key stream               the stream
 -- @key window_key           only under a rate limit: its window (see rate.lua)
@@ -34,7 +33,6 @@
 -- the XACK below, and an entry that is acknowledged needs no owner. Reading runs of entries with XRANGE costs the server a
 -- third of what XCLAIM does. Needs Redis 7.0: with the shebang a full or read-only server refuses the run before it starts.
 
-local LONGEST_TRACEPARENT, LONGEST_TRACESTATE = 64, 512 -- W3C: 55 in version 00, and 512; longer ones stay here
 -- The server's own refusals: not the entry's fault, and the next entry would meet them as well.
 local SERVER_REFUSES = { OOM = true, MISCONF = true, NOREPLICAS = true, READONLY = true, NOPERM = true, CROSSSLOT = true,
   MOVED = true, ASK = true, CLUSTERDOWN = true, TRYAGAIN = true, LOADING = true, BUSY = true, MASTERDOWN = true, NOCOMMAND = true }
@@ -58,41 +56,6 @@ local function hash_key()
   return key
 end
 
-local ids = split(joined_ids)
-local done, named = {}, {}
-local refusal, refused_what = nil, 'do the write'
-local claimed, allowed = 0, #ids -- what the rate limit counts: entries that were stored, kept, superseded or at fault
-
-local function acknowledge()
-  for first = 1, #done, 1000 do
-    redis.call('XACK', stream, group, unpack(done, first, math.min(first + 999, #done)))
-  end
-end
-
-local function name(id, outcome)
-  named[#named + 1] = id
-  named[#named + 1] = outcome
-end
-
--- Kept out of the others' and our own reach for another min idle; JUSTID leaves the delivery count as it was.
-local function refuse(id, reason)
-  redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
-  claimed = claimed + 1
-  name(id, reason)
-end
-
-local traces, more_traces, stored_keys = {}, 0, {}
-
-local function note_trace(parent, state)
-  if parent == '' or #parent > LONGEST_TRACEPARENT or most_traces == 0 then return end
-  if #traces == 2 * most_traces then
-    more_traces = more_traces + 1
-    return
-  end
-  traces[#traces + 1] = parent
-  traces[#traces + 1] = #state <= LONGEST_TRACESTATE and state or ''
-end
-
 -- The fields without those of the trace context, which is noted.
 local function split_from_trace(fields)
   local rest, parent, state = {}, '', ''
@@ -112,6 +75,7 @@ end
 
 local write_entry = store_as == 'json' and document_writer(payload_field) or store
 if ttl_s ~= '' then write_entry = with_expiry(write_entry, ttl_s) end
+local stored_keys = {}
 
 -- False if the server refuses, and would refuse the next one too.
 local function settle(id, fields)
@@ -131,8 +95,7 @@ local function settle(id, fields)
     elseif returns_keys then
       stored_keys[#stored_keys + 1] = key
     end
-    done[#done + 1] = id
-    claimed = claimed + 1
+    finish(id)
     return true
   end
   if outcome.fault then
@@ -141,36 +104,13 @@ local function settle(id, fields)
   end
   local code = code_of(outcome)
   if SERVER_REFUSES[code] then
-    refusal = code
-    refused_what = string.match(outcome.err, "run the '[^']+' command") or refused_what
+    note_refusal(code, outcome, 'do the write')
     return false
   end
   refuse(id, code == 'WRONGTYPE' and 'wrong_type' or 'error:' .. code)
   return true
 end
 
-local window
-if window_key then
-  window = open_window(window_key)
-  if window.err then return window end
-  allowed = math.min(rate_limit - window.taken, #ids)
-  if allowed <= 0 then return { 0, {}, {}, 0, wait_ms(window), {} } end
-  local failure = charge(window, allowed)
-  if failure then return failure end
-end
-
-local taken = run_through({
-  stream = stream, group = group, ids = ids, min_idle_ms = min_idle_ms, run_ms = run_ms,
-  allowed = function() return allowed - claimed end,
-  act = settle,
-  lost = function(id) name(id, 'lost') end,
-  gone = function(id)
-    name(id, 'gone')
-    done[#done + 1] = id
-  end,
-})
-acknowledge()
-if window then settle_up(window, allowed, claimed, took_ms()) end
-if refusal and taken == 0 then return redis.error_reply(refusal .. ' the server refused to ' .. refused_what) end
-local is_limited = window and claimed == allowed and taken < #ids
-return { taken, named, traces, more_traces, is_limited and wait_ms(window) or 0, stored_keys }
+local answer = run_through(settle)
+if not answer.err then answer[6] = stored_keys end
+return answer

@@ -1,4 +1,4 @@
-"""The two fields in which a producer leaves its trace context, flat in the entry (settle.lua does the same in the server)."""
+"""The two fields in which a producer leaves its trace context, flat in the entry (settle.lua has the same rule)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PAIRS = st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=6)
 def only_the_rule() -> str:
     """The functions of requeue.lua that decide, alone: `requeued` over ARGV."""
     text = _text("requeue.lua")
-    first, last = text.index("local COUNT, ORIGINAL"), text.index("local ids = split")
+    first, last = text.index("local COUNT, ORIGINAL"), text.index("local wide")
     rule = text[text.index("-- The values of the special fields") : text.index("-- False if the target refuses")]
     return (
         text[first:last] + "local most_requeues = tonumber(ARGV[1])\nlocal function note_trace() end\n" + rule

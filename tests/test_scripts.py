@@ -85,6 +85,6 @@ def test_each_fault_that_a_script_names_is_in_the_table_and_each_of_the_table_in
 
 
 def test_each_word_that_requeue_says_of_an_entry_is_an_outcome_or_a_fault_of_the_table() -> None:
-    said = {word.encode() for word in re.findall(r"name\(\w+, '(\w+)'\)", requeue_script().text)}
+    said = {word.encode() for word in re.findall(r"(?:name|refuse)\(\w+, '(\w+)'\)", requeue_script().text)}
     assert said == {b"gone", b"lost", REQUEUED_TOO_OFTEN.encode(), WIDE}
     assert REQUEUED_TOO_OFTEN in FAULTS_EXPLAINED
