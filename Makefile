@@ -16,12 +16,8 @@ $(VENV)/.ready: pyproject.toml requirements.txt
 
 venv: $(VENV)/.ready
 
-$(VENV)/.bench-ready: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	@touch $@
-
-$(VENV)/.deploy-ready: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[deploy]"
+$(VENV)/.bench-ready $(VENV)/.deploy-ready: $(VENV)/.%-ready: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@touch $@
 
 # deploy/kubernetes and deploy/prometheus, from the chart; infra/alerts.json, from the queries.

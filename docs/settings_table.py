@@ -56,12 +56,13 @@ def rewritten(page: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    stale = [path for path in PAGES if rewritten(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8")]
-    for path in stale:
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    stale = {path: made for path, page in pages.items() if (made := rewritten(page)) != page}
+    for path, made in stale.items():
         if "--check" in arguments:
             print(f"{path.relative_to(ROOT)} is out of date: run python docs/settings_table.py", file=sys.stderr)
         else:
-            path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
+            path.write_text(made, encoding="utf-8")
     return 1 if stale and "--check" in arguments else 0
 
 

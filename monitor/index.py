@@ -15,9 +15,10 @@ from redis.exceptions import ResponseError
 
 from monitor.entry_key import EntryKey
 from monitor.report import Tally
+from shared.advice import missing_right
 from shared.index_schema import field_types as field_types
 from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
-from shared.retry import code_of, missing_right
+from shared.retry import code_of
 from shared.settings import StreamSettings
 
 if TYPE_CHECKING:

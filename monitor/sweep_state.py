@@ -29,7 +29,6 @@ class SweepState:
         self._ended = asyncio.Event()
         self.error: JanitorError | None = None
         self.was_stopped = False
-        self._has_failed = False
         self.left_at: bytes | None = None
         """The smallest id that was not settled; None: there is none."""
         self.needs_reconnect = False
@@ -42,7 +41,7 @@ class SweepState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be begun."""
+        """Whether the time to begin anything is over."""
         return self._soft_end.is_over()
 
     @property
@@ -51,8 +50,8 @@ class SweepState:
 
     @property
     def is_ending(self) -> bool:
-        """Nothing more is to be begun."""
-        return self._has_failed or self._soft_end.is_over()
+        """Whether nothing more is to be begun: the time is over, or the sweep failed or was stopped."""
+        return self._ended.is_set() or self.is_over
 
     async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Repeat ``attempt`` while its error says that it may work in a moment, and there is time for it."""
@@ -65,7 +64,6 @@ class SweepState:
     def fail(self, error: JanitorError) -> None:
         """End the sweep: nothing more is begun."""
         self.note(error)
-        self._has_failed = True
         self._ended.set()
 
     def note(self, error: JanitorError) -> None:

@@ -20,7 +20,7 @@ def quoted(name: str) -> str:
     """The name as redis-cli takes it: in double quotes where it would otherwise fall apart."""
     if name and name.isprintable() and not set(name) & set(" \"'\\"):
         return name
-    inside = "".join(_ESCAPES.get(one) or (one if one.isprintable() else _escaped(one)) for one in name)
+    inside = "".join(_escaped(one) if one in _ESCAPES or not one.isprintable() else one for one in name)
     return f'"{inside}"'
 
 

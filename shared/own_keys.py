@@ -1,7 +1,7 @@
 """The keys that are ours beside a stream, and what keeps entries' hashes off them: an entry's id is anybody's text.
 
 An own key that began with HASH_PREFIX could be named by an id: the hash would lie where our dead letters belong. Such settings
-are refused (``collisions``), and whoever is about to write a hash can ask ``own_keys`` as well.
+are refused (``collisions``), and whoever is about to write a hash asks ``guarded_keys``.
 """
 
 from __future__ import annotations
@@ -47,10 +47,7 @@ def own_keys(settings: Settings) -> frozenset[bytes]:
     The streams themselves are among them, and of each kind the key, also where these settings do not use it: another janitor of
     the group may.
     """
-    keys = [key for stream in settings.streams for _, key in _dead_letter_keys(stream)]
-    keys += [stream.stream for stream in settings.streams]
-    keys += [own_key(stream.stream, kind, stream.group) for stream in settings.streams for kind in KINDS]
-    return frozenset(key.encode() for key in keys)
+    return frozenset(key.encode() for stream in settings.streams for key in _keys(stream))
 
 
 def guarded_keys(stream: StreamSettings) -> tuple[bytes, ...]:
@@ -59,9 +56,14 @@ def guarded_keys(stream: StreamSettings) -> tuple[bytes, ...]:
     None with most settings: keys in use that do are refused (``collisions``). What is left are the stream's own name, and keys
     that only another janitor of the group uses.
     """
-    keys = [stream.stream, *(key for _, key in _dead_letter_keys(stream))]
-    keys += [own_key(stream.stream, kind, stream.group) for kind in KINDS]
-    return tuple(key.encode() for key in keys if key.startswith(stream.hash_prefix))
+    return tuple(key.encode() for key in _keys(stream) if key.startswith(stream.hash_prefix))
+
+
+def _keys(stream: StreamSettings) -> Iterator[str]:
+    """The stream, and every key that is ours beside it, used or not."""
+    yield stream.stream
+    yield from (key for _, key in _dead_letter_keys(stream))
+    yield from (own_key(stream.stream, kind, stream.group) for kind in KINDS)
 
 
 class Collision(NamedTuple):

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from redis import exceptions as redis_errors
 
-from shared.advice import advice_for, missing_right, noted, place_of
+from shared.advice import advice_for, noted, place_of
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
-
-__all__ = ["Contact", "Deadline", "Fault", "code_of", "fault_of", "missing_right", "retry", "to_user_error"]
 
 Result = TypeVar("Result")
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from typing import TypeVar
+
+from shared.id_fields import path_of
+
+Parsed = TypeVar("Parsed")
+Instead = TypeVar("Instead")
 
 DEFAULT_SCHEDULE = "*/20 * * * * *"
 DEFAULT_SCHEDULE_INTERVAL_S = 20.0
 
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_DECIMAL = r"\d{1,9}(\.\d{1,6})?"
 _HOST = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+)(?::(?P<port>\d+))?"
 
 
@@ -50,33 +57,21 @@ def whole(least: int, most: int, factor: int = 1) -> Callable[[str], int]:
     return parse
 
 
-def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
-    """None for ``auto``."""
+def word_or(word: str, instead: Instead, parse: Callable[[str], Parsed]) -> Callable[[str], Parsed | Instead]:
+    """The value ``instead`` for ``word``, and for no text."""
 
-    def parse_unless_auto(text: str) -> int | None:
+    def parse_unless_word(text: str) -> Parsed | Instead:
         try:
-            return None if text.lower() == "auto" else parse(text)
+            return instead if text.lower() in ("", word) else parse(text)
         except ValueError as error:
-            raise ValueError(f"{error}, or auto") from None
+            raise ValueError(f"{error}, or {word}") from None
 
-    return parse_unless_auto
-
-
-def unless_empty(parse: Callable[[str], int]) -> Callable[[str], int | None]:
-    """None for no text, and for ``off``."""
-
-    def parse_unless_empty(text: str) -> int | None:
-        try:
-            return None if text.lower() in ("", "off") else parse(text)
-        except ValueError as error:
-            raise ValueError(f"{error}, or off") from None
-
-    return parse_unless_empty
+    return parse_unless_word
 
 
 def seconds(text: str) -> float:
     """A number of seconds above 0, with decimals if wanted."""
-    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or float(text) <= 0:
+    if not re.fullmatch(_DECIMAL, text, re.ASCII) or float(text) <= 0:
         raise ValueError("expected a number of seconds above 0")
     return float(text)
 
@@ -86,23 +81,11 @@ def milliseconds(text: str) -> int:
     return max(int(seconds(text) * 1000), 1)
 
 
-def off_or(parse: Callable[[str], float], off: float = 0) -> Callable[[str], float]:
-    """The value ``off`` for ``off``."""
-
-    def parse_unless_off(text: str) -> float:
-        try:
-            return off if text.lower() == "off" else parse(text)
-        except ValueError as error:
-            raise ValueError(f"{error}, or off") from None
-
-    return parse_unless_off
-
-
 def number(least: int, most: int) -> Callable[[str], float]:
     """A number, perhaps with a decimal point."""
 
     def parse(text: str) -> float:
-        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text, re.ASCII) or not least <= float(text) <= most:
+        if not re.fullmatch(_DECIMAL, text, re.ASCII) or not least <= float(text) <= most:
             raise ValueError(f"expected a number from {least} to {most}")
         return float(text)
 
@@ -191,8 +174,6 @@ def names(text: str) -> tuple[str, ...]:
 
 def id_fields(text: str) -> tuple[str, ...]:
     """Names, each of a field, a member path, or ``@entry``."""
-    from shared.id_fields import path_of
-
     found = names(text)
     for name in found:
         path_of(name)

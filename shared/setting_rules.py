@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from shared.hash_tags import has_hash_tag
 from shared.id_fields import fields_read, first_path
+from shared.index_schema import field_types
 
 if TYPE_CHECKING:
     from shared.settings import StreamSettings
@@ -115,8 +116,6 @@ def json_has_no_place_for_an_id(values: Values) -> Problems:
 def json_is_indexed_by_paths(values: Values) -> Problems:
     if values["STORE_AS"] != "json" or not values.is_written("INDEX_SCHEMA") or not values["INDEX_SCHEMA"]:
         return
-    from shared.index_schema import field_types  # only then: a cold start pays for imports
-
     types = field_types(values["INDEX_SCHEMA"])
     names = [name for name in types if not name.startswith("$")]
     if names:
@@ -190,6 +189,12 @@ def timeout_ms_of(values: Values) -> int:
     return timeout_ms if values.is_written("HANDLER_TIMEOUT_SEC") else int(500 * budget_of(values))
 
 
+def dead_letter_stream_of(values: Values) -> str | None:
+    """DEAD_LETTER_STREAM, None for ``off``; not set, the stream's name with ``:dead`` behind it."""
+    name: str | None = values["DEAD_LETTER_STREAM"]
+    return name if values.is_written("DEAD_LETTER_STREAM") else f"{values['STREAM_NAME']}:dead"
+
+
 def backoff_ends_above_the_minimum(values: Values) -> Problems:
     least_ms = values["MIN_IDLE_TIME_SEC"] or 0
     if values["RETRY_BACKOFF"] > 1 and values["RETRY_BACKOFF_MAX_SEC"] < least_ms:
@@ -225,9 +230,8 @@ def requeued_entries_are_new(values: Values) -> Problems:
 
 
 def requeue_target_takes_entries(values: Values) -> Problems:
-    is_named = values.is_written("DEAD_LETTER_STREAM")
-    dead = values["DEAD_LETTER_STREAM"] if is_named else f"{values['STREAM_NAME']}:dead"
-    if values["ACTION"] == "requeue" and values["REQUEUE_TO"] is not None and values["REQUEUE_TO"] == dead:
+    target = values["REQUEUE_TO"]
+    if values["ACTION"] == "requeue" and target is not None and target == dead_letter_stream_of(values):
         yield "REQUEUE_TO", "must not be the dead-letter stream: nothing there would say why"
 
 

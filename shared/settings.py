@@ -215,7 +215,7 @@ class StreamSettings:
     )  # fmt: skip
     ack_replicas: int | None = field(
         metadata=env.get(
-            "ACK_REPLICAS", "auto", parse.auto_or(parse.whole(0, 100)),
+            "ACK_REPLICAS", "auto", parse.word_or("auto", None, parse.whole(0, 100)),
             "that must confirm a hash (WAIT) before its entry is acknowledged; a number above 0 forces gather mode; `auto`: "
             "1 for gather in a cluster that has replicas, else 0", unit="replicas", item_key="ack_replicas",
         )
@@ -305,7 +305,7 @@ class StreamSettings:
     max_deliveries: int = field(
         default=0,
         metadata=env.get(
-            "MAX_DELIVERIES", "off", parse.off_or(parse.whole(0, 10**6)),
+            "MAX_DELIVERIES", "off", parse.word_or("off", 0, parse.whole(0, 10**6)),
             "an entry that was delivered so often is dead-lettered before anything else is done with it; `off`: never. Not set: "
             "10 for ACTION `requeue` and `handle`", unit="deliveries", item_key="max_deliveries",
         )
@@ -314,7 +314,7 @@ class StreamSettings:
     retry_backoff: float = field(
         default=1.0,
         metadata=env.get(
-            "RETRY_BACKOFF", "off", parse.off_or(parse.number(1, 100), 1.0),
+            "RETRY_BACKOFF", "off", parse.word_or("off", 1.0, parse.number(1, 100)),
             "by how much the idle time that an entry needs grows with each delivery; `off` (or 1): it does not. Not set: 2 for "
             "ACTION=handle", item_key="retry_backoff",
         )
@@ -356,7 +356,7 @@ class StreamSettings:
     store_ttl_ms: int | None = field(
         default=None,
         metadata=env.get(
-            "STORE_TTL_SEC", "", parse.unless_empty(parse.whole(0, 10**9, 1000)),
+            "STORE_TTL_SEC", "", parse.word_or("off", None, parse.whole(0, 10**9, 1000)),
             "that what is stored lives from its write on, so an entry that is stored and acknowledged expires; `0`: a TTL that "
             "the key has is removed; none, or `off`: it stays as it is", unit="s", item_key="store_ttl_sec",
         ),
@@ -374,7 +374,7 @@ class StreamSettings:
     max_requeues: int = field(
         default=5,
         metadata=env.get(
-            "MAX_REQUEUES", "5", parse.off_or(parse.whole(0, 10**6)),
+            "MAX_REQUEUES", "5", parse.word_or("off", 0, parse.whole(0, 10**6)),
             "after which an entry is dead-lettered instead, by the `requeue_count` that it carries; `off` or 0: never",
             unit="requeues", item_key="max_requeues",
         ),
@@ -392,7 +392,7 @@ class StreamSettings:
     retain_ms: int | None = field(
         default=None,
         metadata=env.get(
-            "RETAIN_SEC", "off", parse.unless_empty(parse.whole(1, 10**9, 1000)),
+            "RETAIN_SEC", "off", parse.word_or("off", None, parse.whole(1, 10**9, 1000)),
             "entries older than this that every group has finished with are trimmed from the stream; `off`: never",
             unit="s", item_key="retain_sec",
         ),
@@ -409,7 +409,7 @@ class StreamSettings:
     dead_letter_retain_ms: int | None = field(
         default=None,
         metadata=env.get(
-            "DEAD_LETTER_RETAIN_SEC", "off", parse.unless_empty(parse.whole(1, 10**9, 1000)),
+            "DEAD_LETTER_RETAIN_SEC", "off", parse.word_or("off", None, parse.whole(1, 10**9, 1000)),
             "dead letters older than this are thrown away, unless a group on their stream needs them; `off`: never",
             unit="s", item_key="dead_letter_retain_sec",
         ),

@@ -12,7 +12,15 @@ from shared.id_fields import fields_read
 from shared.own_keys import collisions
 from shared.setting_parsers import schema
 from shared.setting_rows import REQUIRED, rows_of
-from shared.setting_rules import RULES, STREAM_RULES, Rule, budget_of, differing_retention, timeout_ms_of
+from shared.setting_rules import (
+    RULES,
+    STREAM_RULES,
+    Rule,
+    budget_of,
+    dead_letter_stream_of,
+    differing_retention,
+    timeout_ms_of,
+)
 from shared.settings import (
     DEFAULT_JSON_SCHEMA,
     ITEM_KEYS,
@@ -37,6 +45,13 @@ class Reading:
         self._labels = labels or {}
         self._values: dict[str, Any] = {}
         self._bad: set[str] = set()
+
+    def of_item(self, environment: Mapping[str, str], labels: Mapping[str, str]) -> Reading:
+        """The reading of one item of STREAMS; what no item can say is taken over as it was parsed."""
+        of_item = Reading(environment, labels)
+        of_item._values = {variable: value for variable, value in self._values.items() if not ROWS[variable].item_key}
+        of_item._bad = self._bad & of_item._values.keys()
+        return of_item
 
     def __getitem__(self, variable: str) -> Any:
         """The parsed value; a bad one's default, None if it has none, until the problems are raised."""
@@ -159,7 +174,8 @@ def _keep_hashes_off_own_keys(reading: Reading, streams: Sequence[tuple[Labels, 
 def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -> list[tuple[Labels, StreamSettings]]:
     for key in sorted(set(item) - set(ITEM_KEYS) - {"partitions"}):
         reading.note(f"{label}.{key}: not a key of an item; there are {', '.join(ITEM_KEYS)}, partitions")
-    name, dead = str(item.get("name", "")), reading.environment.get("DEAD_LETTER_STREAM", "").strip()
+    name = str(item.get("name", ""))
+    dead = reading["DEAD_LETTER_STREAM"] if reading.is_written("DEAD_LETTER_STREAM") else None
     values = {ITEM_KEYS[key]: _as_text(value) for key, value in item.items() if key in ITEM_KEYS}
     labels = {variable: f"{label}.{key}" for key, variable in ITEM_KEYS.items()}
     streams: list[tuple[Labels, StreamSettings]] = []
@@ -168,9 +184,9 @@ def _streams_of_item(reading: Reading, label: str, item: Mapping[str, object]) -
         if item.get("partitions") is not None:
             overlay |= {variable: text.replace("%d", str(number)) for variable, text in values.items()}
         # A flat DEAD_LETTER_STREAM is a prefix here: two streams' dead letters are never merged.
-        if dead and dead.lower() != "off" and "dead_letter_stream" not in item:
+        if dead and "dead_letter_stream" not in item:
             overlay["DEAD_LETTER_STREAM"] = f"{dead}:{stream}"
-        of_item = Reading(overlay, labels)
+        of_item = reading.of_item(overlay, labels)
         streams.append((labels, _stream(of_item)))
         for problem in of_item.problems:
             reading.note(problem)
@@ -189,8 +205,7 @@ def _partitions(reading: Reading, label: str, name: str, partitions: object) -> 
 def _stream(reading: Reading) -> StreamSettings:
     read = reading.fields_of(StreamSettings)
     reading.ask(STREAM_RULES)
-    if not reading.is_written("DEAD_LETTER_STREAM"):
-        read["dead_letter_stream"] = f"{read['stream']}:dead"
+    read["dead_letter_stream"] = dead_letter_stream_of(reading)
     read["handler_timeout_ms"] = timeout_ms_of(reading)
     if read["action"] in ("requeue", "handle") and not reading.is_written("MAX_DELIVERIES"):
         read["max_deliveries"] = 10

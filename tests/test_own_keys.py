@@ -150,7 +150,7 @@ def test_it_is_told_beside_other_problems_but_not_of_a_stream_without_a_name() -
 
 
 def test_without_the_refusal_a_hash_lies_where_the_dead_letters_belong(scene: Scene) -> None:
-    """Control: what such settings lead to. The run-time check asks ``own_keys``, which has the key."""
+    """Control: what such settings lead to. ``own_keys`` has the key."""
     prefix, dead = f"{scene.stream}:", f"{scene.stream}:dead"
     environment = {**scene.environment, "HASH_PREFIX": prefix}
     assert problems(environment)[0].startswith("HASH_PREFIX: ")

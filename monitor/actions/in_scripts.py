@@ -17,8 +17,9 @@ from monitor.patience import Patience
 from monitor.pending import PendingEntry
 from monitor.rate import rate_key
 from monitor.scripts import Script
+from shared.advice import missing_right
 from shared.redis_client import Argument, RedisLink, Reply
-from shared.retry import code_of, missing_right
+from shared.retry import code_of
 from shared.settings import StreamSettings
 from shared.telemetry import GroupTelemetry
 

@@ -23,8 +23,9 @@ from monitor.outcomes import Outcome
 from monitor.pending import PendingEntry
 from monitor.portion import Portion
 from monitor.sweep_state import SweepState
+from shared.advice import missing_right
 from shared.errors import HandlerUnusable, JanitorError
-from shared.retry import code_of, missing_right
+from shared.retry import code_of
 from stream_janitor.fence import undone
 
 logger = logging.getLogger("monitor")
