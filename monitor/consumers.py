@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from monitor.scripts import reap_script
-from shared.redis_client import RedisLink, Reply
+from shared.redis_client import RedisLink, Reply, mapping_of
 from shared.settings import StreamSettings
 
 LIST_EVERY_S: Final = 600.0
@@ -49,12 +49,7 @@ class Reaper:
         if not self._left and (self._list_at_s is None or self._clock() >= self._list_at_s):
             self._left = [one.name for one in dead(settings, await listed(link, settings))]
             self._list_at_s = self._clock() + LIST_EVERY_S
-        removed = 0
-        while self._left and not stops():
-            taken, names = await _remove_slice(link, settings, self._left[:NAMES_AT_ONCE])
-            del self._left[:taken]
-            removed += len(names)
-        return removed
+        return len(await _remove_from(link, settings, self._left, stops))
 
 
 async def reap(link: RedisLink, settings: StreamSettings) -> int:
@@ -69,10 +64,17 @@ async def listed(link: RedisLink, settings: StreamSettings) -> list[Consumer]:
 
 async def remove(link: RedisLink, settings: StreamSettings, consumers: Sequence[Consumer]) -> list[bytes]:
     """Remove those of ``consumers`` that still have nothing pending; their names."""
-    left, removed = [one.name for one in consumers], []
-    while left:
+    return await _remove_from(link, settings, [one.name for one in consumers], lambda: False)
+
+
+async def _remove_from(
+    link: RedisLink, settings: StreamSettings, left: list[bytes], stops: Callable[[], bool]
+) -> list[bytes]:
+    """Take names off ``left``, slice by slice, until ``stops`` says so; those that were removed."""
+    removed: list[bytes] = []
+    while left and not stops():
         taken, names = await _remove_slice(link, settings, left[:NAMES_AT_ONCE])
-        left = left[taken:]
+        del left[:taken]
         removed += names
     return removed
 
@@ -101,5 +103,4 @@ def _stays(settings: StreamSettings, name: str) -> bool:
 
 def consumers_of(reply: Reply) -> list[Consumer]:
     """The reply to ``XINFO CONSUMERS``: rows that are a map under RESP3, a flat list under RESP2."""
-    rows = (row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True)) for row in reply)
-    return [Consumer(row[b"name"], row[b"pending"], row[b"idle"]) for row in rows]
+    return [Consumer(row[b"name"], row[b"pending"], row[b"idle"]) for row in map(mapping_of, reply)]

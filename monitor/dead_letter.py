@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from redis import exceptions as redis_errors
-
 from monitor.batch import Refused
-from monitor.entry_reader import TOO_LARGE, EntryReader, TooLargeToCarry
+from monitor.entry_reader import LOST, TOO_LARGE, EntryReader, TooLargeToCarry
 from monitor.outcomes import Outcome, fault_explained, is_certain
-from monitor.pending import PendingEntry
+from monitor.pending import PendingEntry, time_ms
 from monitor.portion import Portion
 from monitor.report import Tally
 from shared.own_keys import attempts_key
@@ -29,7 +27,6 @@ PROVENANCE: Final = ("stream", "group", "entry_id", "reason", "deliveries", "las
 """The names of the leading pairs, in their order. ``dead_at_ms`` is by the server's clock."""
 
 _ENTRY_ID: Final = re.compile(rb"\d{1,20}-\d{1,20}")
-LOST_REPLY: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 GROUP_SIZE: Final = 8
 """Entries in hand at a time; each may be large."""
 ATTEMPTS_KEPT_SEC: Final = 7 * 24 * 3600
@@ -112,18 +109,18 @@ class DeadLetters:
                 self.tally.name(Outcome.FAILED, fault_explained(item.fault), item.entry.entry_id)
         while due:
             group = due[: self._reader.portion.size]
-            seconds, microseconds = await self._link.call("TIME")
+            now_ms = time_ms(await self._link.call("TIME"))
             try:
                 entries = await self._reader.read([item.entry.entry_id for item in group])
             except TooLargeToCarry:
                 reason = f"{fault_explained(due[0].fault)}, and {TOO_LARGE}"
                 self.tally.name(Outcome.FAILED, reason, due[0].entry.entry_id)
-            except LOST_REPLY:
+            except LOST:
                 if len(group) == 1:
                     raise
                 continue  # by one entry at a time; nothing was written
             else:
-                await self._move(group, entries, int(seconds) * 1000 + int(microseconds) // 1000)
+                await self._move(group, entries, now_ms)
             due = due[len(group) :]
 
     async def _is_due(self, item: Refused) -> bool:
@@ -158,18 +155,17 @@ class DeadLetters:
         Raises:
             redis.exceptions.RedisError: any of them may be in the dead-letter stream, and is pending as well.
         """
-        seconds, microseconds = await self._link.call("TIME")
-        await self._move_held(held, int(seconds) * 1000 + int(microseconds) // 1000)
+        await self._move_held(held, time_ms(await self._link.call("TIME")))
 
     async def _move_held(self, held: Sequence[tuple[Refused, list[bytes]]], now_ms: int) -> None:
-        await self._acknowledge(await self._add([(item, fields, now_ms) for item, fields in held]))
+        await self._acknowledge(await self._add(held, now_ms))
 
-    async def _add(self, letters: Sequence[tuple[Refused, list[bytes], int]]) -> list[Refused]:
+    async def _add(self, held: Sequence[tuple[Refused, list[bytes]]], now_ms: int) -> list[Refused]:
         """Those that are in the dead-letter stream now, confirmed by as many replicas as ACK_REPLICAS asks for."""
-        commands: list[Command] = [self._command(*letter) for letter in letters]
+        commands = [self._command(item, fields, now_ms) for item, fields in held]
         replies = await self._link.write_and_wait(commands, self._settings.ack_replicas)
         arrived = []
-        for (item, _, _), reply in zip(letters, replies, strict=True):
+        for (item, _), reply in zip(held, replies, strict=True):
             if isinstance(reply, TooFewReplicas):
                 reason = f"{fault_explained(item.fault)}, and too few replicas confirmed the dead letter"
                 self.tally.name(Outcome.FAILED, reason, item.entry.entry_id)

@@ -25,8 +25,7 @@ async def refuse_keys_elsewhere(link: RedisLink, settings: StreamSettings) -> No
         RedisRefused: this server redirects for one of the keys that the stream's action writes.
         redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: not known.
     """
-    facts = getattr(link, "facts", None)
-    if link.is_cluster or facts is None or facts.mode != "cluster":
+    if not link.is_clusters_node:
         return
     replies = await link.pipelined(_harmless(settings))
     if any(isinstance(reply, Exception) and code_of(reply) in ("MOVED", "ASK") for reply in replies):

@@ -16,7 +16,7 @@ from monitor.outcomes import ABANDONED, NOT_JSON, REQUEUED_TOO_OFTEN, WRONG_TYPE
 from monitor.patience import Patience
 from monitor.pending import LAST, PendingEntry, milliseconds_of, order_of
 from monitor.requeued import requeued
-from monitor.storing import STORED_ID_FIELD, StoringRule
+from monitor.storing import STORED_ID_FIELD, Storing, StoringRule
 from shared.redis_client import Command, RedisLink, Reply, raise_first
 from shared.settings import StreamSettings
 
@@ -61,41 +61,22 @@ def left_alone(row: PendingEntry, now_ms: int, end: bytes, settings: StreamSetti
     """The forecast for a row that no sweep would take up now; None for the others."""
     wanted_s, idle_s = settings.min_idle_ms / 1000, row.idle_ms / 1000
     patience = Patience.of(settings)
-    if is_abandoned(row.idle_ms, settings.min_idle_ms) and not patience.is_due(row.idle_ms, row.deliveries):
+    if not is_abandoned(row.idle_ms, settings.min_idle_ms):
+        if row.deliveries > 1:
+            return Forecast(None, f"taken: delivery {row.deliveries} was {idle_s:.1f} s ago, under {wanted_s:g} s")
+        return Forecast(None, f"too young: idle for {idle_s:.1f} s, under {wanted_s:g} s")
+    if not patience.is_due(row.idle_ms, row.deliveries):
         due_s = patience.threshold_ms(row.deliveries) / 1000
         return Forecast(
             None, f"waiting: after {row.deliveries} deliveries it is due when idle for {due_s:g} s (RETRY_BACKOFF), and is "
             f"for {idle_s:.1f} s",
         )  # fmt: skip
-    if not is_abandoned(row.idle_ms, settings.min_idle_ms):
-        if row.deliveries > 1:
-            return Forecast(None, f"taken: delivery {row.deliveries} was {idle_s:.1f} s ago, under {wanted_s:g} s")
-        return Forecast(None, f"too young: idle for {idle_s:.1f} s, under {wanted_s:g} s")
     if end != LAST and milliseconds_of(row.entry_id) > order_of(end)[0]:
         age_s = (now_ms - milliseconds_of(row.entry_id)) / 1000
         return Forecast(
             None, f"too young: released early, and found once it is itself {wanted_s:g} s old ({age_s:.1f} s)"
         )
     return None
-
-
-def forecast(fields: list[bytes] | None, at_key: KeyState, entry_id: bytes, settings: StreamSettings) -> Forecast:
-    """The forecast for a row that a sweep would take up; ``fields`` is None if the stream does not have the entry."""
-    if fields is None:
-        return Forecast(Outcome.DELETED, GONE)
-    storing, fault = StoringRule(settings).of(entry_id, fields)
-    if storing is None:
-        return _invalid(str(fault), settings)
-    key = storing.key
-    if at_key.key_type not in (None, b"none", KEY_TYPES[settings.store_as]):
-        return _invalid(WRONG_TYPE, settings)
-    if storing.document is not None and _is_refused(storing.document):
-        return _invalid(NOT_JSON, settings)
-    if settings.on_conflict == "keep" and at_key.key_type == KEY_TYPES[settings.store_as]:
-        return Forecast(Outcome.KEPT, f"there is a {WORDS[settings.store_as]} already", key)
-    if at_key.stored_id is not None and _is_newer(at_key.stored_id, entry_id):
-        return Forecast(Outcome.SUPERSEDED, "the hash holds a newer entry", key)
-    return Forecast(Outcome.PROCESSED, "", key, is_guess=at_key.key_type is None)
 
 
 def _is_refused(document: bytes) -> bool:
@@ -145,13 +126,36 @@ async def forecasts(link: RedisLink, settings: StreamSettings, ids: Sequence[byt
 async def would_store(
     link: RedisLink, settings: StreamSettings, ids: Sequence[bytes], fields: Fields
 ) -> list[Forecast]:
-    first = [forecast(held, KeyState(), entry_id, settings) for entry_id, held in zip(ids, fields, strict=True)]
-    keys = [one.hash_key for one in first if one.hash_key is not None]
+    rule = StoringRule(settings)
+    ruled = [_ruled(rule, entry_id, held, settings) for entry_id, held in zip(ids, fields, strict=True)]
+    keys = [one.key for one in ruled if isinstance(one, Storing)]
     found = dict(zip(keys, await _key_states(link, settings, keys), strict=True)) if keys else {}
-    return [
-        forecast(held, found[one.hash_key], entry_id, settings) if one.hash_key is not None else one
-        for one, entry_id, held in zip(first, ids, fields, strict=True)
-    ]
+    return [_at_key(one, found[one.key], settings) if isinstance(one, Storing) else one for one in ruled]
+
+
+def _ruled(
+    rule: StoringRule, entry_id: bytes, held: list[bytes] | None, settings: StreamSettings
+) -> Storing | Forecast:
+    """What would be written; the forecast of an entry of which nothing would be."""
+    if held is None:
+        return Forecast(Outcome.DELETED, GONE)
+    storing, fault = rule.of(entry_id, held)
+    if storing is None:
+        return _invalid(str(fault), settings)
+    if storing.document is not None and _is_refused(storing.document):
+        return _invalid(NOT_JSON, settings)
+    return storing
+
+
+def _at_key(storing: Storing, at_key: KeyState, settings: StreamSettings) -> Forecast:
+    key, stored_type = storing.key, KEY_TYPES[settings.store_as]
+    if at_key.key_type not in (None, b"none", stored_type):
+        return _invalid(WRONG_TYPE, settings)
+    if settings.on_conflict == "keep" and at_key.key_type == stored_type:
+        return Forecast(Outcome.KEPT, f"there is a {WORDS[settings.store_as]} already", key)
+    if at_key.stored_id is not None and _is_newer(at_key.stored_id, storing.entry_id):
+        return Forecast(Outcome.SUPERSEDED, "the hash holds a newer entry", key)
+    return Forecast(Outcome.PROCESSED, "", key, is_guess=at_key.key_type is None)
 
 
 async def would_requeue(

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from redis.exceptions import ResponseError
-
-from monitor.groups import groups_of, parse_groups
+from monitor.groups import groups_if_any, parse_groups
 from shared.names import printable
 from shared.redis_client import Command, RedisLink, Reply
 from shared.settings import StreamSettings
@@ -37,12 +35,7 @@ async def other_groups(link: RedisLink, stream: str, group: str) -> tuple[list[s
     Raises:
         redis.exceptions.RedisError: not known; NOPERM without +xinfo|groups.
     """
-    try:
-        names = [group.name for group in await groups_of(link, stream)]
-    except ResponseError as error:
-        if "no such key" not in str(error):
-            raise
-        return [], False
+    names = [group.name for group in await groups_if_any(link, stream)]
     others = sorted(printable(name, LONGEST_NAMED) for name in names if name != group.encode())
     return others, bool(names)
 

@@ -17,7 +17,7 @@ from monitor.entry_key import EntryKey
 from monitor.report import Tally
 from shared.advice import missing_right
 from shared.index_schema import field_types as field_types
-from shared.redis_client import Argument, Command, RedisLink, Reply, raise_first
+from shared.redis_client import Argument, Command, RedisLink, Reply, mapping_of, raise_first
 from shared.retry import code_of
 from shared.settings import StreamSettings
 
@@ -204,18 +204,18 @@ class SearchIndex:
         return held
 
     def _wrong_kind(self, name: str, info: Mapping[bytes, Any]) -> str | None:
-        kind = mapping_of(info.get(b"index_definition", {})).get(b"key_type", b"").decode("utf-8", "replace")
+        kind = definition_of(info).get(b"key_type", b"").decode("utf-8", "replace")
         if kind.lower() in ("", self._settings.store_as):
             return None
         return f"{name} is an index ON {kind.upper()}, not {self._settings.store_as.upper()} as STORE_AS says"
 
     def _filtered(self, name: str, info: Mapping[bytes, Any]) -> str | None:
-        if not mapping_of(info.get(b"index_definition", {})).get(b"filter"):
+        if not definition_of(info).get(b"filter"):
             return None
         return f"{name} has a FILTER: what does not match it is stored, and no search finds it"
 
     def _wrong_prefix(self, name: str, info: Mapping[bytes, Any]) -> str | None:
-        definition = mapping_of(info.get(b"index_definition", {}))
+        definition = definition_of(info)
         prefixes: list[bytes] = definition.get(b"prefixes", [])
         wanted = self._settings.hash_prefix.encode()
         if any(wanted.startswith(prefix) for prefix in prefixes if prefix != b"*") or b"*" in prefixes or not prefixes:
@@ -232,6 +232,11 @@ class SearchIndex:
         if not wrong:
             return None
         return f"{name} has another schema than INDEX_SCHEMA: {', '.join(wrong)}"
+
+
+def definition_of(info: Mapping[bytes, Any]) -> dict[bytes, Any]:
+    """What FT.INFO says the index is made of."""
+    return mapping_of(info.get(b"index_definition", {}))
 
 
 def _trouble(name: str, error: Exception) -> IndexInfo:
@@ -251,13 +256,6 @@ def _not_created(name: str, error: ResponseError) -> IndexInfo:
     if code == "NOPERM":
         reason = f"the Redis user lacks {missing_right(error)}"
     return IndexInfo(f"{name} is missing and could not be created ({reason})", missing=(name,))
-
-
-def mapping_of(reply: Reply) -> dict[bytes, Any]:
-    """A map as RESP3 sends it, or the flat list that RESP2 and old modules send."""
-    if isinstance(reply, dict):
-        return reply
-    return {reply[i]: reply[i + 1] for i in range(0, len(reply) - 1, 2) if isinstance(reply[i], bytes)}
 
 
 def _kind_of(text: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from monitor.index import mapping_of
-from shared.redis_client import RedisLink
+from monitor.index import definition_of
+from shared.redis_client import RedisLink, mapping_of
 from shared.retry import code_of
 from shared.settings import StreamSettings
 
@@ -58,5 +58,5 @@ async def _other_with_prefix(link: RedisLink, prefix: bytes, name: bytes) -> byt
 
 
 def _prefixes(reply: Any) -> list[bytes]:
-    prefixes: list[bytes] = mapping_of(mapping_of(reply).get(b"index_definition", {})).get(b"prefixes", [])
+    prefixes: list[bytes] = definition_of(mapping_of(reply)).get(b"prefixes", [])
     return prefixes

@@ -10,7 +10,7 @@ from monitor import group_stats
 from monitor.actions import Retry
 from monitor.context import SweepContext
 from monitor.index import OFF, IndexInfo, SearchIndex
-from monitor.pending import Summary, age_s, summary_of
+from monitor.pending import Summary, age_s, summary_of, time_ms
 from monitor.report import NOT_ASKED
 from monitor.server_clock import RIGHT, ServerClock, look
 from shared.errors import JanitorError, RedisRefused
@@ -62,7 +62,7 @@ async def open_sweep(
         *(retention.opening() if retention else ()),
     ]
     pending, now, *others = await retry(lambda: _first_replies(context.link, settings, commands))
-    summary, now_ms = summary_of(pending), int(now[0]) * 1000 + int(now[1]) // 1000
+    summary, now_ms = summary_of(pending), time_ms(now)
     info = index.parse_replies(others[: len(about_index)]) if index else IndexInfo(OFF)
     others = others[len(about_index) :]
     clock = await retry(lambda: look(context.link, settings, summary, now_ms))

@@ -6,6 +6,7 @@ million for 60 to 130 ms in one go, and no exclusive ranges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shared.redis_client import RedisLink, Reply
@@ -44,6 +45,11 @@ def summary_of(reply: Reply) -> Summary:
 def milliseconds_of(entry_id: bytes) -> int:
     """The time in an id: when the entry was added, unless its producer made the id up."""
     return int(entry_id.split(b"-", 1)[0])
+
+
+def time_ms(reply: Sequence[bytes]) -> int:
+    """The server's clock, from the reply to TIME."""
+    return int(reply[0]) * 1000 + int(reply[1]) // 1000
 
 
 def age_s(entry_id: bytes | None, now_ms: int) -> float | None:

@@ -17,7 +17,7 @@ from monitor.hashes import Store, fault_of_write
 from monitor.outcomes import FAULTS_EXPLAINED, fault_explained
 from monitor.pending import FIRST, LAST, following
 from monitor.requeued import counted_anew, without
-from monitor.storing import Storing, StoringRule
+from monitor.storing import StoringRule
 from shared.redis_client import Command, RedisLink, TooFewReplicas
 from shared.retry import code_of, is_entrys_own, to_user_error
 from shared.settings import StreamSettings
@@ -113,9 +113,6 @@ class Redriven:
 class Destination(Protocol):
     """Where letters are sent."""
 
-    def fault(self, letter: DeadLetter) -> str | None:
-        """Why it cannot be sent there, as far as it shows without writing."""
-
     async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         """What became of each.
 
@@ -131,23 +128,18 @@ class ToStore:
         self._rule = StoringRule(settings)
         self._hashes = Store(link, settings)
 
-    def fault(self, letter: DeadLetter) -> str | None:
-        _, fault = self._rule.of(letter.entry_id, letter.fields)
-        return fault and fault_explained(fault)
-
     async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
-        replies = await self._hashes.write(self._storings(letters))
-        return [
+        """By the id of the entry that each letter was; the invalid ones first, which stay."""
+        ruled = [(letter, *self._rule.of(letter.entry_id, letter.fields)) for letter in letters]
+        stay = [Redriven(one, "stays", fault_explained(str(fault))) for one, storing, fault in ruled if storing is None]
+        valid = [(letter, storing) for letter, storing, _ in ruled if storing is not None]
+        replies = await self._hashes.write([storing for _, storing in valid]) if valid else []
+        return stay + [
             _remains(letter, reply)
             if isinstance(reply, Exception)
             else Redriven(letter, "stored" if isinstance(reply, int) else reply.decode())
-            for letter, reply in zip(letters, replies, strict=True)
+            for (letter, _), reply in zip(valid, replies, strict=True)
         ]
-
-    def _storings(self, letters: Sequence[DeadLetter]) -> list[Storing]:
-        """All of them: none of ``letters`` is invalid. The id is that of the entry that the letter was."""
-        rule = self._rule
-        return [storing for one in letters if (storing := rule.of(one.entry_id, one.fields)[0]) is not None]
 
 
 class ToStream:
@@ -156,9 +148,6 @@ class ToStream:
     def __init__(self, link: RedisLink, settings: StreamSettings) -> None:
         self._link = link
         self._settings = settings
-
-    def fault(self, letter: DeadLetter) -> str | None:
-        return None
 
     async def send(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         target = self._settings.requeue_target
@@ -206,22 +195,14 @@ class Redrive:
             redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: some may have arrived without being removed;
                 repeating is safe.
         """
-        letters = [mended(letter, self._mends) for letter in letters]
-        faults = [self._destination.fault(letter) for letter in letters]
-        sound = [letter for letter, fault in zip(letters, faults, strict=True) if fault is None]
-        redriven = [
-            Redriven(letter, "stays", fault) for letter, fault in zip(letters, faults, strict=True) if fault is not None
-        ]
-        if not sound:
-            return redriven
-        results = await self._destination.send(sound)
+        results = await self._destination.send([mended(letter, self._mends) for letter in letters])
         arrived = [result.letter.letter_id for result in results if result.outcome in ARRIVED]
         if arrived:
             await self._link.call("XDEL", str(self._settings.dead_letter_stream), *arrived)
         for result in results:
             if result.refusal is not None:
                 raise to_user_error(result.refusal, "redriving")
-        return redriven + results
+        return results
 
 
 def mended(letter: DeadLetter, mends: Sequence[Mend]) -> DeadLetter:

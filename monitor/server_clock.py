@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from monitor.pending import FIRST, LAST, Summary, milliseconds_of, read_page
-from shared.names import printable
 from shared.redis_client import RedisLink
 from shared.settings import StreamSettings
 
@@ -88,6 +87,6 @@ class ClockNotes:
         if clock.ahead_ms and not clock.was_set_back and not self._was_told:
             self._was_told = True
             logger.info(
-                "%s/%s: pending ids lie %.0f s ahead of the server's clock, as their producers make them; ages by id are no ages",
-                printable(settings.stream), printable(settings.group), clock.ahead_ms / 1000,
+                "%s: pending ids lie %.0f s ahead of the server's clock, as their producers make them; ages by id are no ages",
+                settings.label, clock.ahead_ms / 1000,
             )  # fmt: skip

@@ -209,7 +209,7 @@ class Sweep:
 
 def _retention_of(context: SweepContext) -> StreamRetention | None:
     settings = context.settings
-    if settings.retain_ms is None and settings.dead_letter_retain_ms is None:
+    if not settings.retains:
         return None
     from monitor.stream_retention import StreamRetention  # a cold start pays for imports
 

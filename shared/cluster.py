@@ -112,6 +112,7 @@ class ClusterLink:
     """The way to all servers of a cluster; those in REDIS_HOST are only the first that are asked for the others."""
 
     is_cluster = True
+    is_clusters_node = False
 
     def __init__(self, settings: RedisSettings, most_connections: int, timeout_s: float) -> None:
         """``most_connections`` a server; ``timeout_s`` bounds each round trip, connecting included, in seconds."""

@@ -54,6 +54,11 @@ class RedisLink(Protocol):
 
     is_cluster: bool
     """Whether commands go to several servers, one of which may be in trouble while the others are well."""
+
+    @property
+    def is_clusters_node(self) -> bool:
+        """Whether they go to one server, which said at the login that it belongs to a cluster."""
+
     answers: int
     """How many batches were answered so far, whatever with."""
 
@@ -163,6 +168,10 @@ class ServerLink:
     @property
     def address(self) -> str:
         return f"{self._settings.host}:{self._settings.port}"
+
+    @property
+    def is_clusters_node(self) -> bool:
+        return self.facts.mode == "cluster"
 
     async def call(self, *command: Argument) -> Reply:
         (reply,) = await self._exchanged(*packed((command,)))
@@ -278,6 +287,13 @@ def _tls(settings: RedisSettings) -> dict[str, Any]:
         "ssl_min_version": ssl.TLSVersion.TLSv1_2,
         "ssl_ca_certs": settings.tls_ca_file,
     }
+
+
+def mapping_of(reply: Reply) -> dict[bytes, Any]:
+    """A map as RESP3 sends it, or the flat list that RESP2 and old modules send."""
+    if isinstance(reply, dict):
+        return reply
+    return {reply[i]: reply[i + 1] for i in range(0, len(reply) - 1, 2) if isinstance(reply[i], bytes)}
 
 
 def raise_first(replies: Sequence[Reply]) -> None:

@@ -425,6 +425,11 @@ class StreamSettings:
         return f"{printable(self.stream)}/{printable(self.group)}"
 
     @property
+    def retains(self) -> bool:
+        """Whether anything is trimmed by its age."""
+        return self.retain_ms is not None or self.dead_letter_retain_ms is not None
+
+    @property
     def requeue_target(self) -> str:
         """The stream to which requeued entries are added."""
         return self.stream if self.requeue_to is None else self.requeue_to

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monitor.brake import BRAKED, WINDOW, Brake
-from monitor.cli.dry_run import left_alone
+from monitor.forecast import left_alone
 from monitor.outcomes import FATAL, MAX_DELIVERIES, NO_ID
 from monitor.patience import FATAL_DELIVERIES, Patience
 from monitor.pending import LAST, PendingEntry

@@ -1,7 +1,7 @@
 """Actions: what becomes of an abandoned entry. One file each; the sweep knows them by this protocol only.
 
 To add one: a file here with a class that follows ``Action``, its name in ``ACTIONS``, the rights it needs in
-cli/rights.py, what it would do in cli/dry_run.py, a page in docs/actions. A test goes through ``ACTIONS`` and finds what is
+cli/rights.py, what it would do in forecast.py, a page in docs/actions. A test goes through ``ACTIONS`` and finds what is
 missing.
 """
 

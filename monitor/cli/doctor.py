@@ -18,13 +18,13 @@ from monitor.cli.escape import harmless
 from monitor.cli.exits import FAILED, FINE, UNREACHABLE, USAGE, as_ours
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
-from monitor.cli.reach import is_loopback, speaks_plain, speaks_tls
-from monitor.cli.rights import Missing, Right, may_publish, missing, needed, needed_to_handle
+from monitor.cli.reach import is_loopback
+from monitor.cli.rights import Missing, Right, may_publish, missing, needed
 from monitor.cli.sample import eviction_policy, sample_of_ids
 from monitor.cli.words import span
 from monitor.group_stats import other_groups
 from monitor.hashes import require_json
-from monitor.index import NO_MODULE, OFF, OK, IndexInfo, SearchIndex
+from monitor.index import OFF, OK, IndexInfo, SearchIndex
 from monitor.missing_index import reason_against
 from monitor.rate import rate_key
 from monitor.recovered import publish_command
@@ -34,7 +34,8 @@ from monitor.stream_retention import dead_letter_policy, stream_policy
 from shared.cluster import ClusterLink
 from shared.errors import JanitorError, RedisRefused, RedisUnavailable, SettingsError
 from shared.hash_tags import has_hash_tag
-from shared.redis_client import RedisLink, Reply
+from shared.reach import speaks_plain, speaks_tls
+from shared.redis_client import RedisLink, Reply, mapping_of
 from shared.retry import code_of, to_user_error
 from shared.settings import RedisSettings, StreamSettings
 from shared.suspicious_settings import suspicious_settings
@@ -112,7 +113,7 @@ async def _connection(findings: Findings, link: RedisLink, redis: RedisSettings)
         findings.problem("cluster", str(error))
         return False
     took_ms = 1000 * (time.monotonic() - began_s)
-    told = {name.decode(): _text(value) for name, value in _mapping(hello).items() if isinstance(name, bytes)}
+    told = {name.decode(): _text(value) for name, value in mapping_of(hello).items() if isinstance(name, bytes)}
     findings.server = SERVERS.get(told.get("server", ""), "Redis")
     server = (
         f"{findings.server} {told['version']}, {told.get('mode', '')}, {told.get('role', '')}"
@@ -169,10 +170,6 @@ def _text(value: Reply) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _mapping(reply: Reply) -> dict[Any, Any]:
-    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False))
-
-
 def _tls(findings: Findings, redis: RedisSettings) -> None:
     if redis.tls:
         ca = f" by {redis.tls_ca_file}" if redis.tls_ca_file else ""
@@ -224,7 +221,7 @@ async def _stream(findings: Findings, link: RedisLink, redis: RedisSettings, str
         await _json_module(findings, link, stream)
         index = await search.ask() if action_class(stream).uses_index else IndexInfo(OFF)
         mode = await _script_mode(findings, link, stream)
-        names = () if index.status == OFF or _no_search(index) else search.names
+        names = search.names if index.status != OFF and index.has_module else ()
         await _rights(findings, link, redis, needed(stream, mode == "script", redis.cluster, names))
         if stream.action == "requeue":
             await _requeue_target(findings, link, stream)
@@ -257,8 +254,10 @@ async def _handle(findings: Findings, link: RedisLink, redis: RedisSettings, str
         findings.ok("handler", f"{stream.handler} is found", stream=stream.stream)
     except SettingsError as error:
         findings.problem("handler", "; ".join(error.problems), stream=stream.stream)
-    await _rights(findings, link, redis, needed_to_handle(stream, redis.cluster))
+    await _rights(findings, link, redis, needed(stream, True, redis.cluster, ()))
+    await _replicas(findings, link, stream)
     await _dead_letter_stream(findings, link, stream)
+    await _retention(findings, link, stream)
     _rate_limit(findings, stream)
 
 
@@ -364,10 +363,6 @@ async def _rights(findings: Findings, link: RedisLink, redis: RedisSettings, rig
 def _grant(redis: RedisSettings, right: Right, one: Missing) -> str:
     key = f" ~{right.on}" if right.on else ""  # with the command too: it may be missing behind it
     return f"ACL SETUSER {redis.username or 'default'}{'' if one.is_the_key else f' +{right.name}'}{key}"
-
-
-def _no_search(index: IndexInfo) -> bool:
-    return index.status == NO_MODULE
 
 
 def _other_server(findings: Findings) -> str:
@@ -512,7 +507,7 @@ async def _index(
     elif index.is_missing:
         against = await reason_against(link, stream, index.missing[0], ())
         findings.problem("index", against or f"{index.status}: the next sweep creates it, if it may", **named)
-    elif _no_search(index):
+    elif not index.has_module:
         findings.problem("index", f"{index.status}: {_other_server(findings)}say INDEX_SCHEMA=off", **named)
     else:
         findings.problem("index", f"{index.status}: create another (FT.CREATE) or correct the settings", **named)

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from monitor.decide import last_id_worth_reading
-from monitor.forecast import LEFT_ALONE as LEFT_ALONE
-from monitor.forecast import WORDS as WORDS
-from monitor.forecast import Forecast as Forecast
-from monitor.forecast import capped as capped
-from monitor.forecast import forecasts as forecasts
-from monitor.forecast import left_alone as left_alone
-from monitor.forecast import read_fields as read_fields
+from monitor.forecast import LEFT_ALONE, Forecast, capped, forecasts, read_fields
 from monitor.patience import Patience
-from monitor.pending import Summary, order_of
+from monitor.pending import Summary
 from monitor.redrive import page_size_after
 from monitor.walk import Walk, ranges_from
 from shared.redis_client import RedisLink
@@ -31,13 +25,11 @@ async def dry_run(
     if not summary.total:
         return
     async for rows in Walk(link, settings, page_size).pages(ranges_from(None, end)):
-        page = patience.sort(rows)
+        page = patience.sort(rows, mixed=True)
         yield len(rows) - page.found, []  # too young, or waiting
         for entry in (entry for group in page.groups if group.is_capped for entry in group.entries):
             yield 1, [(entry.entry_id, capped(entry, settings) or LEFT_ALONE)]
-        ids = sorted(
-            (entry.entry_id for group in page.groups if not group.is_capped for entry in group.entries), key=order_of
-        )
+        ids = [entry.entry_id for group in page.groups if not group.is_capped for entry in group.entries]
         while ids:
             group, ids = ids[:size], ids[size:]
             fields = await read_fields(link, settings.stream, group)

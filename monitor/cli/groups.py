@@ -55,13 +55,14 @@ async def _oldest_pending(link: RedisLink, stream: str, found: list[Group]) -> d
 
 def _print(call: Call, settings: StreamSettings, group: Group, oldest: bytes | None, now_ms: int) -> None:
     policy = stream_policy(settings)
+    is_own = group.name.decode("utf-8", "replace") in settings.own_groups
     is_ignored = policy is not None and policy.ignores(group.name)
     oldest_age_s, delivered_age_s = _age_s(oldest, now_ms), _age_s(group.last_delivered_id, now_ms)
     if call.as_json:
         call.out.record(
             "group", stream=settings.stream, name=encoded(group.name), lag=group.lag, pending=group.pending,
             oldest_pending_age_s=oldest_age_s, last_delivered_id=group.last_delivered_id.decode(),
-            last_delivered_age_s=delivered_age_s, consumers=group.consumers, is_own=group.name == settings.group.encode(),
+            last_delivered_age_s=delivered_age_s, consumers=group.consumers, is_own=is_own,
             is_ignored=is_ignored,
         )  # fmt: skip
         return

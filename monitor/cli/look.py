@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 from monitor import group_stats, server_clock
 from monitor.actions import action_class
 from monitor.consumers import Consumer, consumers_of
-from monitor.decide import is_abandoned, last_id_worth_reading
+from monitor.decide import last_id_worth_reading
 from monitor.groups import groups_of
 from monitor.index import OFF, IndexInfo, SearchIndex
+from monitor.patience import Patience
 from monitor.pending import (
     FIRST,
     LAST,
@@ -23,6 +24,7 @@ from monitor.pending import (
     order_of,
     read_page,
     summary_of,
+    time_ms,
 )
 from monitor.retained import Retained
 from monitor.retention import Retention
@@ -57,13 +59,13 @@ class Sample:
     ages: list[int] = field(default_factory=lambda: [0] * len(AGE_NAMES))
     deliveries: list[int] = field(default_factory=lambda: [0] * len(DELIVERY_NAMES))
 
-    def count(self, rows: Sequence[Sequence[Any]], now_ms: int, min_idle_ms: int, end: bytes) -> None:
+    def count(self, rows: Sequence[Sequence[Any]], now_ms: int, patience: Patience, end: bytes) -> None:
         self.looked_at += len(rows)
         for entry_id, _, idle_ms, deliveries in rows:
             age_ms = now_ms - milliseconds_of(entry_id)
             self.ages[_slot(age_ms / 1000, AGE_BOUNDS_S)] += 1
             self.deliveries[_slot(deliveries, DELIVERY_BOUNDS)] += 1
-            self.due += is_abandoned(idle_ms, min_idle_ms) and _is_up_to(entry_id, end)
+            self.due += patience.is_due(idle_ms, deliveries) and _is_up_to(entry_id, end)
             self.youngest_age_ms = age_ms
 
 
@@ -117,7 +119,7 @@ async def summary_and_time(link: RedisLink, settings: StreamSettings) -> tuple[S
     """The pending entries list as a whole, and the server's time in milliseconds: one round trip."""
     pending, time = replies = await link.pipelined([("XPENDING", settings.stream, settings.group), ("TIME",)])
     raise_first(replies)
-    return summary_of(pending), milliseconds(time)
+    return summary_of(pending), time_ms(time)
 
 
 async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
@@ -140,7 +142,7 @@ async def overview(link: RedisLink, settings: StreamSettings) -> Overview:
     ]
     pending, time, consumers, oldest_letter, first, *replies = await link.pipelined(commands)
     raise_first((pending, time))
-    summary, now_ms = summary_of(pending), milliseconds(time)
+    summary, now_ms = summary_of(pending), time_ms(time)
     index_replies, standing_replies = replies[: len(about_index)], replies[len(about_index) :]
     lag, dead_letters, length = group_stats.parse_replies(settings, standing_replies)
     return Overview(
@@ -177,11 +179,11 @@ def _age_ms(entries: Reply, now_ms: int) -> int | None:
 
 async def sample(link: RedisLink, settings: StreamSettings, summary: Summary, now_ms: int) -> Sample:
     """Look through the oldest rows, page by page: what is stuck is what is old."""
-    found, first = Sample(), FIRST
+    found, first, patience = Sample(), FIRST, Patience.of(settings)
     end = last_id_worth_reading(summary, now_ms, settings.min_idle_ms)
     for _ in range(MOST_PAGES if summary.total else 0):
         rows = await read_page(link, settings.stream, settings.group, first, LAST, PAGE)
-        found.count(rows, now_ms, settings.min_idle_ms, end)
+        found.count(rows, now_ms, patience, end)
         if len(rows) < PAGE:
             return found
         first = following(rows[-1][0])  # type: ignore[arg-type]
@@ -225,10 +227,5 @@ async def last_delivered_id(link: RedisLink, settings: StreamSettings) -> bytes 
     return next((group.last_delivered_id for group in groups if group.name == settings.group.encode()), None)
 
 
-def milliseconds(time: Sequence[bytes]) -> int:
-    """The reply to TIME."""
-    return int(time[0]) * 1000 + int(time[1]) // 1000
-
-
 async def server_time_ms(link: RedisLink) -> int:
-    return milliseconds(await link.call("TIME"))
+    return time_ms(await link.call("TIME"))

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from monitor.cli.call import Call, command
-from monitor.cli.dry_run import read_fields
 from monitor.cli.escape import encoded, encoded_pairs, pairs_shown, shortened
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.output import columns
 from monitor.cli.words import moment, span
 from monitor.decide import is_abandoned, last_id_worth_reading
+from monitor.forecast import read_fields
 from monitor.pending import FIRST, LAST, PendingEntry, Summary, following
 from monitor.redrive import page_size_after
 from shared.redis_client import RedisLink

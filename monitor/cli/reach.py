@@ -1,12 +1,8 @@
-"""What stands at an address: this machine itself, something that speaks TLS, something that does not."""
+"""Whether an address is this machine itself."""
 
 from __future__ import annotations
 
 import ipaddress
-
-from shared.reach import speaks_plain, speaks_tls
-
-__all__ = ["is_loopback", "speaks_plain", "speaks_tls"]
 
 
 def is_loopback(host: str) -> bool:

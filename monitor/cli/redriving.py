@@ -20,12 +20,14 @@ from monitor.cli.selection import Wanted, chosen, dead_letters, dead_stream_of, 
 from monitor.cli.words import per_second
 from monitor.dead_letter import DeadLetter
 from monitor.forecast import would_store
+from monitor.groups import groups_if_any
 from monitor.hashes import require_json
 from monitor.outcomes import BY_WIRE, WITH_HASH
 from monitor.redrive import ARRIVED, DESTINATIONS, Mend, Redrive, Redriven, Selection, mended
 from monitor.report import MOST_IDS_NAMED
 from shared.errors import RedisRefused
 from shared.redis_client import RedisLink
+from shared.retry import code_of
 from shared.settings import StreamSettings
 
 GROUP_SIZE = 64
@@ -175,15 +177,16 @@ async def _agree_to_stream(call: Call, link: RedisLink, settings: StreamSettings
         )
     target, is_elsewhere = settings.requeue_target, settings.requeue_target != settings.stream
     try:
-        rows = await link.call("XINFO", "GROUPS", target)
-        names = [row[b"name"] if isinstance(row, dict) else row[1] for row in rows]
+        names = [group.name for group in await groups_if_any(link, target)]
         if not names or not (is_elsewhere or settings.group.encode() in names):
             whose = "" if is_elsewhere else f" {settings.group!r}"
             raise RedisRefused(f"{target} has no group{whose}: nobody would read them there")
         others = ", ".join(
             shortened(name, 60) for name in sorted(names) if is_elsewhere or name != settings.group.encode()
         )
-    except RedisError:
+    except RedisError as error:
+        if code_of(error) != "NOPERM":
+            raise
         others = "all that there are (no right to XINFO GROUPS, which names them)"
     if is_elsewhere:
         told = f"they go to {target} under new ids; its groups see them: {others}"

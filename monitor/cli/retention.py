@@ -28,7 +28,7 @@ TRY_FOR_S: Final = 15.0
 @click.option("--dry-run", is_flag=True, help="Only tell what would be trimmed.")
 async def retention(call: Call, after: int | None, dry_run: bool) -> int:
     """Trim entries older than RETAIN_SEC that every group has finished with; never what is pending or unread."""
-    if after is None and not any(_is_on(settings) for settings in call.settings.streams):
+    if after is None and not any(settings.retains for settings in call.settings.streams):
         raise UsageProblem("RETAIN_SEC and DEAD_LETTER_RETAIN_SEC are off: say --after seconds")
     async with call.link() as link:
         with stop_on_signals() as stop:
@@ -46,10 +46,6 @@ async def retention(call: Call, after: int | None, dry_run: bool) -> int:
                 return INTERRUPTED if stop else FINE
 
             return await call.each_stream(one)
-
-
-def _is_on(settings: StreamSettings) -> bool:
-    return settings.retain_ms is not None or settings.dead_letter_retain_ms is not None
 
 
 class _UntilStopped:

@@ -79,13 +79,12 @@ def _for_acting(settings: StreamSettings, by_script: bool, cluster: bool) -> lis
     if settings.action == "requeue":
         rights += _for_requeue(settings)
     stores = settings.action == "store"
-    retains = settings.retain_ms is not None or settings.dead_letter_retain_ms is not None
     if (
         by_script
         or (stores and is_stored_by_script(settings))
         or settings.reap_after_ms
         or settings.rate_limit
-        or retains
+        or settings.retains
     ):
         rights += SCRIPTS
     if settings.ack_replicas or (cluster and settings.ack_replicas is None and not by_script):
@@ -118,21 +117,6 @@ def _for_requeue(settings: StreamSettings) -> list[Right]:
     if target == settings.stream and not settings.requeue_with_other_groups:
         rights.append(Right("xinfo|groups", target, ("XINFO", "GROUPS", target), "seeing whether other groups read it"))
     return rights
-
-
-def needed_to_handle(settings: StreamSettings, cluster: bool) -> list[Right]:
-    """The rights for a sweep of ACTION=handle, dead letters, rate limit and reaping included."""
-    stream, group = settings.stream, settings.group
-    rights = [
-        Right("time", "", ("TIME",), "the server's clock"),
-        Right("xpending", stream, ("XPENDING", stream, group, "-", "+", NO_NUMBER), "finding what is pending"),
-        Right("xrange", stream, ("XRANGE", stream, NO_ID, NO_ID), "reading entries"),
-        Right("xclaim", stream, ("XCLAIM", stream, group, settings.consumer, NO_NUMBER, NO_ID), "claiming"),
-        Right("xack", stream, ("XACK", stream, group, NO_ID), "acknowledging"),
-        *SCRIPTS,
-    ]
-    others = (_for_dead_letters, _for_reaping, _for_rate_limit, _for_retention)
-    return rights + (CLUSTER if cluster else []) + [right for those in others for right in those(settings)]
 
 
 SCRIPTS: Final = [

@@ -9,7 +9,6 @@ import click
 from rich.text import Text
 
 from monitor.cli.call import Call, command
-from monitor.cli.dry_run import WORDS, Forecast, capped, forecasts, left_alone, read_fields
 from monitor.cli.escape import encoded, encoded_pairs, shortened, shown
 from monitor.cli.exits import FAILED, FINE, UsageProblem
 from monitor.cli.look import last_delivered_id, summary_and_time
@@ -17,6 +16,7 @@ from monitor.cli.main import commands
 from monitor.cli.pending import record_of
 from monitor.cli.words import moment, span
 from monitor.decide import last_id_worth_reading
+from monitor.forecast import WORDS, Forecast, capped, forecasts, left_alone, read_fields
 from monitor.outcomes import OUTCOMES
 from monitor.pending import PendingEntry, Summary, milliseconds_of, order_of
 from monitor.requeued import count_of

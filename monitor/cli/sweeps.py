@@ -18,12 +18,13 @@ from rich.progress import Progress
 from monitor import server_clock
 from monitor.actions import Observer, action_class
 from monitor.cli.call import Call, Stop, command, stop_on_signals, worst
-from monitor.cli.dry_run import Forecast, dry_run
+from monitor.cli.dry_run import dry_run
 from monitor.cli.exits import FAILED, FINE, INTERRUPTED, UsageProblem
 from monitor.cli.look import summary_and_time
 from monitor.cli.main import commands
 from monitor.cli.timer import Timer
 from monitor.context import ResumeState, SweepContext
+from monitor.forecast import Forecast
 from monitor.heartbeat import beat
 from monitor.index import OFF, IndexInfo, SearchIndex
 from monitor.janitor import Janitor
