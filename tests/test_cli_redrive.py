@@ -57,6 +57,14 @@ def test_a_target_without_a_group_keeps_the_letters(scene: Scene) -> None:
     assert "nobody would read them" in ran.err
 
 
+def test_a_target_that_does_not_exist_keeps_the_letters_and_no_right_is_blamed(scene: Scene) -> None:
+    make_dead_letters(scene, 2)
+    ran = redrive(scene, "--yes", ACTION="requeue", REQUEUE_TO=f"{scene.stream}:never-made")
+    assert (ran.code, len(scene.dead_letters())) == (1, 2)
+    assert "nobody would read them" in ran.err
+    assert "XINFO" not in ran.err
+
+
 @pytest.mark.parametrize("action", ["dead_letter", "observe"])
 def test_where_the_action_sends_nothing_on_it_has_to_be_said(scene: Scene, action: str) -> None:
     make_dead_letters(scene, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -87,6 +88,17 @@ def test_groups_ls_shows_how_far_each_group_has_come(scene: Scene, kept: Kept) -
     assert by_name["audit"]["last_delivered_age_s"] is None
     lines = inside(scene.environment, "groups", "ls").out.splitlines()
     assert [line.split()[0] for line in lines] == [scene.stream, "GROUP", "audit", "slow", scene.group]
+
+
+def test_each_group_that_the_settings_name_is_own(scene: Scene, kept: Kept) -> None:
+    kept.group("audit")
+    kept.group("slow")
+    items = [
+        {"name": scene.stream, "group": group, "prefix": f"{scene.prefix}{group}:"} for group in (scene.group, "audit")
+    ]
+    environment = {name: value for name, value in scene.environment.items() if name != "STREAM_NAME"}
+    ran = inside({**environment, "STREAMS": json.dumps(items)}, "groups", "ls", "--json")
+    assert {one["name"]: one["is_own"] for one in ran.records} == {scene.group: True, "audit": True, "slow": False}
 
 
 def test_groups_ls_marks_the_groups_that_hold_nothing(scene: Scene, kept: Kept) -> None:

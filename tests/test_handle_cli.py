@@ -110,6 +110,14 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(scene: Scene, folder: Path,
     assert "handlers_on_disk:done is found" in ran.out
 
 
+def test_doctor_looks_at_replicas_and_retention_as_for_any_action(scene: Scene, folder: Path, users: Users) -> None:
+    login = users.login(scene, [acl.HANDLE, acl.DEAD_LETTERS, "ACL SETUSER stream_janitor +xlen"])
+    ran = piped(environment(scene, folder, "done", ACK_REPLICAS="1", RETAIN_SEC="3600", **login), "doctor")
+    assert ran.code == 1
+    assert "+wait" in ran.out
+    assert "once they are 1 h 0 min old" in ran.out
+
+
 def test_doctor_names_a_handler_that_is_not_there(scene: Scene, folder: Path) -> None:
     ran = piped(environment(scene, folder, "missing"), "doctor")
     assert ran.code == 1

@@ -10,6 +10,7 @@ from monitor.outcomes import FATAL, MAX_DELIVERIES, NO_ID
 from monitor.patience import FATAL_DELIVERIES, Patience
 from monitor.pending import LAST, PendingEntry
 from shared.errors import SettingsError
+from tests.cli import inside
 from tests.conftest import Scene, Sweeper
 
 DOUBLING = Patience(10_000, 2.0, 60_000)
@@ -46,6 +47,15 @@ async def test_entries_wait_for_their_own_threshold_and_are_counted_as_waiting(
     assert (report.processed, report.waiting, report.candidates, report.error) == (2, 1, 2, None)
     assert [row[0] for row in scene.pending_rows()] == [second]
     assert "1 waiting" in str(report)
+
+
+def test_status_counts_what_is_due_as_the_sweep_does(scene: Scene) -> None:
+    scene.add_tweets(2)
+    first, second = scene.deliver()
+    scene.age([first, second], idle_ms=15_000, deliveries=2)
+    for backoff, due in (("2", 0), ("off", 2)):
+        status = inside({**scene.environment, "RETRY_BACKOFF": backoff}, "status", "--json")
+        assert status.record["next_sweep_takes_up"] == due
 
 
 async def test_a_claim_uses_the_entrys_own_threshold(scene: Scene, sweep: Sweeper, mode: str) -> None:
